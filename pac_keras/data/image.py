@@ -1,6 +1,19 @@
 """The one definition of reading, resizing and normalising a picture (Pillow and numpy)."""
 
+import io
+import os
+import struct
+import zlib
 from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from pac_keras.structures import Images
+
+MAX_PIXELS = 89_478_485  # beyond this, Pillow speaks of a decompression bomb
+_EXIF_ORIENTATION = 0x0112
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
 
 class Preprocessing(NamedTuple):
@@ -15,3 +28,145 @@ class Preprocessing(NamedTuple):
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     stride: int = 32
+
+
+def read_image(file):
+    """uint8 `[H, W, 3]`, RGB, as stored: EXIF orientation is not applied, transparency is dropped.
+
+    Args:
+        file: a path, or the bytes of an encoded picture. Of an animation the first frame is read;
+            16-bit grey is cut to its high byte, as TensorFlow's decoder does.
+    Raises:
+        FileNotFoundError, IsADirectoryError: nothing to read at that path.
+        ValueError: not a picture, damaged, cut off, or more than `MAX_PIXELS` pixels.
+    """
+    with _open(file) as picture:
+        try:
+            if picture.mode.startswith("I;16"):
+                grey = (np.asarray(picture) >> 8).astype("uint8")
+                return np.repeat(grey[..., None], 3, axis=2)
+            if picture.mode in ("I", "F"):
+                raise ValueError(f"pixel mode {picture.mode!r}, expected 8 or 16 bits")
+            return np.asarray(picture.convert("RGB"))
+        except _UNREADABLE as error:
+            raise ValueError(f"{_name(file)}: unreadable picture: {error}") from error
+
+
+def exif_orientation(file):
+    """The EXIF orientation (1..8) of a picture; 1 where it has none."""
+    with _open(file) as picture:
+        return picture.getexif().get(_EXIF_ORIENTATION, 1)
+
+
+def target_size(height, width, preprocessing):
+    """(height, width) after the keep-ratio resize, rounded half up, at least 1."""
+    short_side, long_side = preprocessing.short_side, preprocessing.long_side
+    scale = min(long_side / max(height, width), short_side / min(height, width))
+    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+
+
+def resize_image(image, size):
+    """uint8 `[h, w, 3]`: bilinear with half-pixel centres, no antialias, rounded half up.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+        size: (h, w).
+    Equals `tf.image.resize(..., antialias=False)` followed by that rounding.
+    """
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    left, right, fraction = _neighbours(image.shape[1], width)
+    rows = image.astype("float32")
+    start = np.take(rows, left, axis=1)
+    rows = np.take(rows, right, axis=1)
+    rows -= start
+    rows *= fraction[:, None]
+    rows += start
+    top, bottom, fraction = _neighbours(image.shape[0], height)
+    resized = np.empty((height, width, 3), "uint8")
+    for begin in range(0, height, 64):  # in slices that fit the cache
+        part = slice(begin, begin + 64)
+        start = rows[top[part]]
+        pixels = rows[bottom[part]]
+        pixels -= start
+        pixels *= fraction[part, None, None]
+        pixels += start
+        pixels += 0.5
+        resized[part] = pixels
+    return resized
+
+
+def resize_nearest(labels, size):
+    """`labels` `[H, W]` at `size` (h, w): the value at each new pixel's centre."""
+    rows, columns = (
+        np.minimum(((np.arange(new) + 0.5) * (old / new)).astype("int64"), old - 1)
+        for old, new in zip(labels.shape, size, strict=True)
+    )
+    return labels[rows[:, None], columns]
+
+
+def normalize(image, preprocessing):
+    """float32 `[H, W, 3]`: (image - mean) / std."""
+    mean = np.asarray(preprocessing.mean, "float32")
+    return (image.astype("float32") - mean) / np.asarray(preprocessing.std, "float32")
+
+
+def prepare(image, preprocessing):
+    """float32 `[h, w, 3]`: a stored picture resized and normalised, not yet padded."""
+    size = target_size(*image.shape[:2], preprocessing)
+    return normalize(resize_image(image, size), preprocessing)
+
+
+def canvas(size, stride=32):
+    """(height, width), each the next multiple of `stride`."""
+    return tuple(-(-int(side) // stride) * stride for side in size)
+
+
+def pad_batch(pictures, canvas):
+    """`structures.Images` (numpy): pictures at the top left of a zero canvas.
+
+    Args:
+        pictures: float32 arrays `[h, w, 3]`.
+        canvas: (height, width) that holds each of them.
+    """
+    pixels = np.zeros((len(pictures), *canvas, 3), "float32")
+    for row, picture in enumerate(pictures):
+        pixels[row, : picture.shape[0], : picture.shape[1]] = picture
+    sizes = np.asarray([picture.shape[:2] for picture in pictures], "int32").reshape(-1, 2)
+    return Images(pixels, sizes)
+
+
+def _neighbours(old, new):
+    """Lower and upper source index of each new pixel and the float32 weight of the upper one."""
+    position = (np.arange(new, dtype="float32") + 0.5) * np.float32(old / new) - 0.5
+    lower = np.floor(position)
+    upper = np.minimum(lower + 1, old - 1)
+    return np.maximum(lower, 0).astype("int64"), upper.astype("int64"), position - lower
+
+
+def _open(file):
+    """A PIL picture whose header was read and whose size is acceptable."""
+    if not isinstance(file, bytes):
+        if os.path.isdir(file):
+            raise IsADirectoryError(f"{file}: expected a picture file, found a folder")
+        if not os.path.exists(file):
+            raise FileNotFoundError(f"{file}: no such picture file")
+    try:
+        picture = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{_name(file)}: too large: {error}") from error
+    except _UNREADABLE as error:
+        raise ValueError(f"{_name(file)}: not a readable picture: {error}") from error
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        picture.close()
+        raise ValueError(
+            f"{_name(file)}: too large: {width} x {height} pixels, expected at most {MAX_PIXELS}"
+        )
+    return picture
+
+
+def _name(file):
+    """What messages call `file`."""
+    return f"<{len(file)} bytes>" if isinstance(file, bytes) else str(file)
