@@ -1,0 +1,100 @@
+"""Objects drawn as small bitmaps: each on the grid of its own frame, at network scale."""
+
+import numpy as np
+from pycocotools import mask as mask_utils
+
+from pac_keras.data.sample import Segmentation
+
+MARGIN, MARGIN_PIXELS = 0.05, 1.0  # a frame is the object's box, larger by this on each side
+
+
+def rasterise(segmentation, transform, frame, grid):
+    """uint8 `grid`: 1 where a cell's centre is inside the object.
+
+    Args:
+        segmentation: in stored pixels.
+        transform: float `[2, 2]`, see `sample.Sample`: stored to network pixels.
+        frame: (x0, y0, x1, y1) that the grid covers, network pixels.
+        grid: (rows, columns).
+    """
+    (scale_x, offset_x), (scale_y, offset_y) = np.asarray(transform, "float64")
+    x0, y0, x1, y1 = np.asarray(frame, "float64")
+    rows, columns = grid
+    if segmentation.polygons:
+        to_grid = np.asarray([columns / (x1 - x0), rows / (y1 - y0)])
+        scale = to_grid * (scale_x, scale_y)
+        offset = to_grid * (offset_x - x0, offset_y - y0)
+        polygons = tuple(polygon * scale + offset for polygon in segmentation.polygons)
+        return mask_utils.decode(run_lengths(Segmentation(polygons), grid))
+    bitmap = mask_utils.decode(segmentation.rle)
+    x = (x0 + (np.arange(columns) + 0.5) * (x1 - x0) / columns - offset_x) / scale_x
+    y = (y0 + (np.arange(rows) + 0.5) * (y1 - y0) / rows - offset_y) / scale_y
+    return _look_up(bitmap, np.floor(y).astype("int64"), np.floor(x).astype("int64"))
+
+
+def object_frames(boxes, segmentations, transform):
+    """float32 `[G, 4]`: boxes that hold each object whole, with a margin, network pixels.
+
+    The json's box may be smaller than the shape that it belongs to; the frame covers both.
+    """
+    frames = np.asarray(boxes, "float32").reshape(-1, 4).copy()
+    for frame, segmentation in zip(frames, segmentations, strict=True):
+        low, high = _extent(segmentation)
+        edges = (
+            np.asarray(transform)[:, :1] * np.stack([low, high], 1) + np.asarray(transform)[:, 1:]
+        )
+        frame[:2] = np.minimum(frame[:2], edges.min(axis=1))
+        frame[2:] = np.maximum(frame[2:], edges.max(axis=1))
+    margin = MARGIN * (frames[:, 2:] - frames[:, :2]) + MARGIN_PIXELS
+    return np.concatenate([frames[:, :2] - margin, frames[:, 2:] + margin], axis=1)
+
+
+def semantic_cells(sample, canvas, num_classes):
+    """uint8 `[H/8, W/8]`, the semantic target of a sample whose source has no map.
+
+    Each cell has the class at its first pixel: the object's class, smaller objects over larger
+    ones, background = `num_classes`, 255 on crowd and outside the picture.
+    """
+    cells = canvas[0] // 8, canvas[1] // 8
+    frame = (-3.5, -3.5, 8 * cells[1] - 3.5, 8 * cells[0] - 3.5)  # cell centres on first pixels'
+    semantic = np.full(cells, num_classes, "uint8")
+    width, height = (sample.boxes[:, 2:] - sample.boxes[:, :2]).T
+    order = sorted(range(len(sample.labels)), key=lambda row: -width[row] * height[row])
+    for row in sorted(order, key=lambda row: sample.labels[row] >= 0):  # crowd first, below all
+        inside = rasterise(sample.segmentations[row], sample.transform, frame, cells)
+        label = sample.labels[row]
+        semantic[inside.astype(bool)] = label if label >= 0 else 255
+    height, width = sample.image.shape[:2]
+    semantic[-(-height // 8) :] = 255
+    semantic[:, -(-width // 8) :] = 255
+    return semantic
+
+
+def run_lengths(segmentation, size):
+    """pycocotools' compressed run lengths of a `Segmentation` on a grid `size` (height, width).
+
+    Polygons are in grid coordinates; cell (row, column) is drawn where its centre
+    (column + 0.5, row + 0.5) is inside.
+    """
+    if not segmentation.polygons:
+        return segmentation.rle
+    rows = [polygon.ravel().tolist() for polygon in segmentation.polygons]
+    return mask_utils.merge(mask_utils.frPyObjects(rows, *size))
+
+
+def _look_up(bitmap, rows, columns):
+    """uint8 `[len(rows), len(columns)]` of a bitmap; 0 outside it."""
+    inside_y = (rows >= 0) & (rows < bitmap.shape[0])
+    inside_x = (columns >= 0) & (columns < bitmap.shape[1])
+    values = np.zeros((len(rows), len(columns)), "uint8")
+    values[np.ix_(inside_y, inside_x)] = bitmap[np.ix_(rows[inside_y], columns[inside_x])]
+    return values
+
+
+def _extent(segmentation):
+    """((x, y) lowest, (x, y) highest) corner of a segmentation, stored pixels."""
+    if segmentation.polygons:
+        points = np.concatenate(segmentation.polygons)
+        return points.min(axis=0), points.max(axis=0)
+    x, y, width, height = mask_utils.toBbox(segmentation.rle)
+    return np.asarray([x, y]), np.asarray([x + width, y + height])
