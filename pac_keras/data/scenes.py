@@ -22,7 +22,7 @@ _ASPECT = (0.8, 1.0)  # shorter over longer axis, before the rotation
 _NEIGHBOUR = 0.25  # chance that an object is put next to one that is already there
 _TRIES = 12  # placements per object before it is given up
 _MIN_VISIBLE = 0.5  # of an object's area
-_MAX_FILL = 0.5  # of the box around its visible part
+_MAX_FILL = 0.5  # below this, of the box around its visible part
 _SUPERSAMPLING = 4
 _MARGIN = 4  # pixels around an object that its shadow may take
 
@@ -109,7 +109,7 @@ def _place(coverage, layers, visible, areas, rng):
     shape = np.array(coverage.shape)
     room = size - shape
     solid = coverage >= 0.5
-    if (room < 0).any() or np.count_nonzero(solid) > _MAX_FILL * solid.size:
+    if (room < 0).any() or np.count_nonzero(solid) >= _MAX_FILL * solid.size:
         return None, visible
     for _ in range(_TRIES):
         corner = rng.integers(0, room + 1)
@@ -135,7 +135,7 @@ def _is_fair(mask, area):
     if seen < _MIN_VISIBLE * area:
         return False
     x0, y0, x1, y1 = tight_box(mask)
-    return seen <= _MAX_FILL * (x1 - x0) * (y1 - y0)
+    return seen < _MAX_FILL * (x1 - x0) * (y1 - y0)
 
 
 def _coverage(name, diameter, rng):

@@ -72,6 +72,7 @@ class ShapesSource:
         self.name = f"shapes/{split} (seed {seed})"
         self.image_ids = range(count)
         self.sizes = [(size, size)] * count
+        self.skipped = {}
 
     def __len__(self):
         """Number of pictures."""
