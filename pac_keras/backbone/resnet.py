@@ -1,0 +1,126 @@
+"""ResNet and ResNeXt: picture -> {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32.
+
+Source: He et al. 2016, Xie et al. 2017, with the stride on the 3x3 convolution as in torchvision.
+"""
+
+import numpy as np
+from keras import layers, ops
+
+from pac_keras.layers import BatchNorm, ConvNorm, pad_borders
+
+# name: (blocks per stage, bottleneck, groups, width of a group in the first stage)
+ARCHITECTURES = {
+    "resnet18": ((2, 2, 2, 2), False, 1, 64),
+    "resnet50": ((3, 4, 6, 3), True, 1, 64),
+    "resnet101": ((3, 4, 23, 3), True, 1, 64),
+    "resnext101_32x4d": ((3, 4, 23, 3), True, 32, 4),
+    "resnext101_64x4d": ((3, 4, 23, 3), True, 64, 4),
+}
+_EXPANSION = 4  # of a bottleneck's output
+
+
+class ResNet(layers.Layer):
+    """`call(pixels [B, H, W, 3]) -> {2..5: [B, H/4.., W/4.., C]}`.
+
+    Args:
+        architecture: a key of `ARCHITECTURES`.
+        base_channels: width of the first stage; 64 in the papers.
+        frozen_stages: 0 trains everything; n freezes the stem and the first n stages.
+        norm: "frozen" keeps the stored batch statistics in training (scale and offset are still
+            trained, as in the papers), "batch" uses and updates them.
+
+    Raises:
+        ValueError: names the argument, what is possible and what came.
+    """
+
+    def __init__(
+        self, architecture="resnet50", base_channels=64, frozen_stages=1, norm="frozen", **kwargs
+    ):
+        super().__init__(**kwargs)
+        if architecture not in ARCHITECTURES:
+            raise ValueError(
+                f"`backbone` must be one of {sorted(ARCHITECTURES)} or a backbone layer. "
+                f"Received: backbone={architecture!r}"
+            )
+        if norm not in ("frozen", "batch"):
+            raise ValueError(f'`norm` must be "frozen" or "batch". Received: norm={norm!r}')
+        if frozen_stages not in range(5):
+            raise ValueError(f"`frozen_stages` must be 0..4. Received: {frozen_stages!r}")
+        blocks, bottleneck, groups, group_width = ARCHITECTURES[architecture]
+        frozen = norm == "frozen"
+        self.stem = ConvNorm(base_channels, 7, strides=2, frozen_norm=frozen)
+        self.blocks, self.block_levels = [], []
+        for stage, count in enumerate(blocks):
+            channels = base_channels * 2**stage
+            width = channels if groups == 1 else groups * group_width * 2**stage
+            for i in range(count):
+                strides = 2 if stage > 0 and i == 0 else 1
+                self.blocks.append(
+                    _Bottleneck(channels * _EXPANSION, width, strides, groups, i == 0, frozen)
+                    if bottleneck
+                    else _BasicBlock(channels, strides, frozen)
+                )
+                self.block_levels.append(stage + 2)
+        self.stem.trainable = frozen_stages == 0
+        for block, level in zip(self.blocks, self.block_levels, strict=True):
+            block.trainable = level > frozen_stages + 1
+
+    def call(self, pixels, training=None):
+        x = self.stem(pixels)
+        # The stem's output is not negative, so zero padding is as good as -inf for the maximum.
+        x = ops.max_pool(pad_borders(x, 1), 3, strides=2, padding="valid")
+        maps = {}
+        for block, level in zip(self.blocks, self.block_levels, strict=True):
+            maps[level] = x = block(x)
+        return maps
+
+    def untouched_statistics(self):
+        """Names of batch norms whose frozen statistics are still the initial mean 0, variance 1.
+
+        Such layers do not normalise at all: pretrained weights were never loaded into them.
+        """
+        return [
+            layer.path
+            for layer in self._flatten_layers()
+            if isinstance(layer, BatchNorm)
+            and (layer.frozen or not layer.trainable)
+            and not np.any(layer.moving_mean)
+            and np.all(np.asarray(layer.moving_variance) == 1)
+        ]
+
+
+class _BasicBlock(layers.Layer):
+    """Two 3x3 convolutions around a shortcut."""
+
+    def __init__(self, channels, strides, frozen_norm, **kwargs):
+        super().__init__(**kwargs)
+        self.first = ConvNorm(channels, 3, strides, frozen_norm=frozen_norm)
+        self.second = ConvNorm(channels, 3, activate=False, frozen_norm=frozen_norm)
+        self.shortcut = (
+            ConvNorm(channels, 1, strides, activate=False, frozen_norm=frozen_norm)
+            if strides > 1
+            else None
+        )
+
+    def call(self, x):
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return ops.relu(self.second(self.first(x)) + shortcut)
+
+
+class _Bottleneck(layers.Layer):
+    """1x1, (grouped) 3x3 with the stride, 1x1 around a shortcut, which `project` convolves."""
+
+    def __init__(self, channels, width, strides, groups, project, frozen_norm, **kwargs):
+        super().__init__(**kwargs)
+        self.reduce = ConvNorm(width, 1, frozen_norm=frozen_norm)
+        self.spatial = ConvNorm(width, 3, strides, groups, frozen_norm=frozen_norm)
+        self.expand = ConvNorm(channels, 1, activate=False, frozen_norm=frozen_norm)
+        self.shortcut = (
+            ConvNorm(channels, 1, strides, activate=False, frozen_norm=frozen_norm)
+            if project
+            else None
+        )
+
+    def call(self, x):
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return ops.relu(self.expand(self.spatial(self.reduce(x))) + shortcut)

@@ -1,0 +1,68 @@
+"""The cascade of box stages.
+
+Source: Cai and Vasconcelos 2018 (Cascade R-CNN), section 4.
+"""
+
+from keras import layers, ops
+
+from pac_keras.boxes import clip_boxes, decode_deltas
+
+IOU_THRESHOLDS = (0.5, 0.6, 0.7)
+DELTA_SCALES = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
+STAGE_WEIGHTS = (1.0, 0.5, 0.25)
+
+
+class BoxStage(layers.Layer):
+    """A box head, the scale of its deltas, and the IoU from which it calls a region positive.
+
+    `call(features [N, 7, 7, C])` answers what the head answers. Boxes never enter `call`, since
+    Keras would cast them to half precision under a mixed policy: `refine` takes them.
+    """
+
+    def __init__(self, head, iou_threshold, delta_scale, **kwargs):
+        super().__init__(**kwargs)
+        self.head = head
+        self.iou_threshold = iou_threshold
+        self.delta_scale = delta_scale
+
+    def call(self, features):
+        return self.head(features)
+
+    def predict(self, pool, rois):
+        """Class logits `[B, R, K + 1]` and deltas `[B, R, 4]` of `rois`, float32."""
+        logits, deltas = self(pool(rois.boxes, 7))
+        count = rois.boxes.shape[1]
+        return ops.reshape(logits, (-1, count, logits.shape[-1])), ops.reshape(
+            deltas, (-1, count, 4)
+        )
+
+    def refine(self, rois, deltas, sizes):
+        """`rois` moved by `deltas`, inside the pictures, without gradient.
+
+        Rows that were ground-truth boxes become invalid: they will be appended again.
+        """
+        boxes = decode_deltas(ops.stop_gradient(deltas), rois.boxes, self.delta_scale)
+        valid = rois.valid * (1.0 - rois.is_truth)
+        boxes = clip_boxes(boxes, sizes) * valid[..., None]
+        return rois._replace(boxes=boxes, valid=valid, is_truth=ops.zeros_like(valid))
+
+
+def refine_boxes(stages, pool, rois, sizes):
+    """Boxes after all stages, and class probabilities from the mean of the stages' logits.
+
+    Args:
+        stages: BoxStages.
+        pool: source of features, see `roi/features.py`.
+        rois: Rois `[B, R]`.
+        sizes: `[B, 2]`.
+
+    Returns:
+        Rois, and float32 `[B, R, K]` in [0, 1] without background, 0 on invalid rows.
+    """
+    total = 0.0
+    for stage in stages:
+        logits, deltas = stage.predict(pool, rois)
+        rois = stage.refine(rois, deltas, sizes)
+        total = total + logits
+    scores = ops.softmax(total / len(stages), axis=-1)[..., :-1]
+    return rois, scores * rois.valid[..., None]

@@ -1,0 +1,91 @@
+"""FCN mask head, the cascade of mask heads, and the mask loss.
+
+Source: He et al. 2017, figure 4; Chen et al. 2019 (HTC), section 3.2.
+"""
+
+from keras import layers, ops
+
+from pac_keras.layers import conv_relu, relu_init
+from pac_keras.losses import binary_cross_entropy
+from pac_keras.masks import roi_targets
+
+
+class MaskHead(layers.Layer):
+    """Mask logits of each region and class, and the features that the next head may build on.
+
+    `call(features [N, 14, 14, C], carried=None) -> (hidden [N, 14, 14, channels],
+    logits [N, 28, 28, K])`, logits float32. `carried` is the previous head's `hidden`; a head
+    built with `takes_carried` passes it through a 1x1 convolution and adds it to its features.
+    """
+
+    def __init__(self, num_classes, channels=256, takes_carried=False, num_convs=4, **kwargs):
+        super().__init__(**kwargs)
+        self.relay = conv_relu(channels, 1) if takes_carried else None
+        self.convs = [conv_relu(channels) for _ in range(num_convs)]
+        self.upsample = layers.Conv2DTranspose(
+            channels, 2, strides=2, activation="relu", kernel_initializer=relu_init
+        )
+        self.logits = layers.Conv2D(num_classes, 1, kernel_initializer=relu_init, dtype="float32")
+
+    def call(self, features, carried=None):
+        x = features if carried is None else features + self.relay(carried)
+        for conv in self.convs:
+            x = conv(x)
+        return x, self.logits(self.upsample(x))
+
+
+def mask_cascade(heads, features, information_flow=True):
+    """Logits `[N, 28, 28, K]` of each of `heads`, each building on the one before.
+
+    Training takes the last, inference averages all: one fold, so that the two cannot drift apart.
+    Without `information_flow` every head sees the region's features alone.
+
+    Returns:
+        (list of logits, hidden features of the last head).
+    """
+    logits, carried = [], None
+    for head in heads:
+        hidden, head_logits = head(features, carried)
+        logits.append(head_logits)
+        carried = hidden if information_flow else None
+    return logits, hidden
+
+
+def of_class(maps, labels):
+    """The map of each region's class: `[N, h, w, K]`, int `[B, R]` with B * R = N -> `[N, h, w]`.
+
+    Negative labels (padding) take class 0.
+    """
+    labels = ops.clip(ops.reshape(labels, (-1, 1, 1, 1)), 0, maps.shape[-1] - 1)
+    return ops.take_along_axis(maps, labels, axis=-1)[..., 0]
+
+
+def mask_targets(rois, matches, ground_truth, sizes, grid=28):
+    """Target of each region, float32 `[B, R, grid, grid]`, 0 or 1. See `masks.roi_targets`."""
+    frames, mask_frames = object_frames(matches, ground_truth)
+    return roi_targets(frames, mask_frames, rois.boxes, sizes, grid)
+
+
+def object_frames(matches, ground_truth):
+    """The frame of each region's object: uint8 `[B, R, fh, fw]` and its box `[B, R, 4]`."""
+    rows = matches.objects
+    return (
+        ops.take_along_axis(ground_truth.masks, rows[..., None, None], axis=1),
+        ops.take_along_axis(ground_truth.mask_frames, rows[..., None], axis=1),
+    )
+
+
+def mask_loss(logits, targets, matches):
+    """Binary cross entropy of the matched class's mask as (sum, count); count is pixels.
+
+    Args:
+        logits: float32 `[B * R, g, g, K]`.
+        targets: float32 `[B, R, g, g]`.
+        matches: Matches `[B, R]`; only positive rows count.
+    """
+    logits = of_class(logits, ops.where(matches.positive > 0.0, matches.labels, 0))
+    targets = ops.reshape(targets, ops.shape(logits))
+    positive = ops.reshape(matches.positive, (-1, 1, 1))
+    error = positive * binary_cross_entropy(logits, targets)
+    pixels = targets.shape[-1] * targets.shape[-2]
+    return ops.sum(error), ops.sum(matches.positive) * pixels

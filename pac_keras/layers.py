@@ -1,0 +1,105 @@
+"""Building blocks with PyTorch's numerics, so that published weights give the published numbers.
+
+Strided convolutions pad both sides alike (Keras's "same" pads one side only), batch normalisation
+uses epsilon 1e-5, and its statistics can be frozen while scale and offset are trained.
+"""
+
+import keras
+from keras import initializers, layers, ops
+
+BATCH_NORM_EPSILON = 1e-5
+_BATCH_NORM_MOMENTUM = 0.9  # PyTorch's momentum 0.1
+
+relu_init = initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
+
+
+def normal_init(deviation):
+    """A normal initialiser with the given standard deviation."""
+    return initializers.RandomNormal(stddev=deviation)
+
+
+class BatchNorm(layers.BatchNormalization):
+    """Batch normalisation, over all replicas; `frozen` keeps the stored statistics in training.
+
+    With frozen statistics, scale and offset are still trained unless `trainable` is False.
+    """
+
+    def __init__(self, frozen=False, **kwargs):
+        super().__init__(
+            momentum=_BATCH_NORM_MOMENTUM,
+            epsilon=BATCH_NORM_EPSILON,
+            synchronized=keras.backend.backend() == "tensorflow",
+            **kwargs,
+        )
+        self.frozen = frozen
+
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=False if self.frozen else training)
+
+
+class ConvNorm(layers.Layer):
+    """Convolution without bias, batch normalisation, and ReLU if `activate`.
+
+    `call([B, H, W, C]) -> [B, ceil(H / strides), ceil(W / strides), filters]`.
+    """
+
+    def __init__(
+        self, filters, kernel_size, strides=1, groups=1, activate=True, frozen_norm=False, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.pad = (kernel_size - 1) // 2
+        self.convolution = layers.Conv2D(
+            filters,
+            kernel_size,
+            strides=strides,
+            groups=groups,
+            use_bias=False,
+            kernel_initializer=relu_init,
+        )
+        self.norm = BatchNorm(frozen=frozen_norm)
+        self.activate = activate
+
+    def call(self, x):
+        x = self.norm(self.convolution(pad_borders(x, self.pad)))
+        return ops.relu(x) if self.activate else x
+
+
+def pad_borders(x, width, value=0.0):
+    """`[B, H, W, C]` with `width` pixels of `value` on all four sides."""
+    if width == 0:
+        return x
+    return ops.pad(x, ((0, 0), (width, width), (width, width), (0, 0)), constant_values=value)
+
+
+def conv_relu(filters, kernel_size=3, **kwargs):
+    """A convolution with bias and ReLU that keeps the size; He-initialised."""
+    return layers.Conv2D(
+        filters,
+        kernel_size,
+        padding="same",
+        activation="relu",
+        kernel_initializer=relu_init,
+        **kwargs,
+    )
+
+
+def resize_align_corners(x, size):
+    """`x` `[B, h, w, C]` resized bilinearly so that the corner pixels' centres stay in place.
+
+    Two matrix products with interpolation weights, since no backend's resize offers this rule.
+    Source: HTC's public code resizes so before its 1x1 convolutions.
+    """
+    rows = _corner_weights(ops.shape(x)[1], size[0])  # [H, h]
+    columns = _corner_weights(ops.shape(x)[2], size[1])  # [W, w]
+    x = ops.einsum("Hh,bhwc->bHwc", ops.cast(rows, x.dtype), x)
+    return ops.einsum("Ww,bhwc->bhWc", ops.cast(columns, x.dtype), x)
+
+
+def _corner_weights(length, new_length):
+    """Linear interpolation weights float32 `[new_length, length]` with fixed end points."""
+    scale = ops.cast(length - 1, "float32") / ops.cast(
+        ops.maximum(ops.convert_to_tensor(new_length, "int32") - 1, 1), "float32"
+    )
+    position = ops.cast(ops.arange(new_length), "float32") * scale
+    grid = ops.cast(ops.arange(length), "float32")
+    return ops.maximum(1.0 - ops.abs(position[:, None] - grid[None, :]), 0.0)

@@ -1,0 +1,41 @@
+"""Anchor boxes of a feature pyramid."""
+
+import numpy as np
+from keras import ops
+
+ASPECT_RATIOS = (0.5, 1.0, 2.0)  # height / width, in this order
+ANCHOR_SCALE = 8  # side of a square anchor in strides
+
+
+def base_anchors(stride, scale=ANCHOR_SCALE, ratios=ASPECT_RATIOS):
+    """Anchors of the cell at the origin: float32 NumPy `[len(ratios), 4]`, centred on (0, 0)."""
+    root = np.sqrt(np.asarray(ratios, "float64"))
+    half_width, half_height = 0.5 * scale * stride / root, 0.5 * scale * stride * root
+    corners = np.stack([-half_width, -half_height, half_width, half_height], axis=-1)
+    return corners.astype("float32")
+
+
+def anchor_grid(height, width, stride):
+    """All anchors of a map, float32 `[height * width * 3, 4]`, in the order (y, x, ratio).
+
+    An anchor is centred on (x * stride, y * stride), the corner of its cell.
+    """
+    x = ops.cast(ops.arange(width), "float32") * stride
+    y = ops.cast(ops.arange(height), "float32") * stride
+    y, x = ops.meshgrid(y, x, indexing="ij")
+    shifts = ops.stack([x, y, x, y], axis=-1)  # [h, w, 4]
+    return ops.reshape(shifts[:, :, None] + base_anchors(stride), (-1, 4))
+
+
+def inside_picture(anchors, sizes, border):
+    """1 where an anchor lies inside the picture (up to `border` pixels outside), float32 `[B, N]`.
+
+    Args:
+        anchors: float32 `[N, 4]`.
+        sizes: `[B, 2]`, (height, width) in pixels.
+        border: pixels that an anchor may reach beyond the picture.
+    """
+    x0, y0, x1, y1 = ops.unstack(anchors[None], 4, axis=-1)
+    height, width = ops.unstack(ops.cast(sizes, "float32")[:, None], 2, axis=-1)  # [B, 1]
+    inside = (x0 >= -border) & (y0 >= -border) & (x1 < width + border) & (y1 < height + border)
+    return ops.cast(inside, "float32")

@@ -1,0 +1,66 @@
+"""Features of boxes from several sources: a system lists its sources once, heads never ask.
+
+A source is a function `(boxes [B, R, 4], size) -> [B * R, size, size, C]`.
+"""
+
+import math
+
+from keras import ops
+
+from pac_keras.roi.align import roi_align
+
+_FINEST_SIDE = 56.0  # pixels: boxes of twice this side leave P2 for P3
+_ROI_LEVELS = (2, 3, 4, 5)
+_SEMANTIC_STRIDE = 8
+_MASK_SIZE = 14
+
+
+def roi_levels(boxes):
+    """Which of P2..P5 serves each box: `[..., 4]` -> int32 `[...]` in 0..3.
+
+    Source: Lin et al. 2017, equation 1, with Detectron's constant.
+    """
+    x0, y0, x1, y1 = ops.unstack(boxes, 4, axis=-1)
+    side = ops.sqrt(ops.maximum(x1 - x0, 0.0) * ops.maximum(y1 - y0, 0.0))
+    level = ops.floor(ops.log(side / _FINEST_SIDE + 1e-6) / math.log(2.0))
+    return ops.cast(ops.clip(level, 0.0, len(_ROI_LEVELS) - 1.0), "int32")
+
+
+def from_pyramid(pyramid, sampling_ratio=2):
+    """Source: each box from the level of `pyramid` that suits its size."""
+    maps = [pyramid[level] for level in _ROI_LEVELS]
+    strides = [2.0**level for level in _ROI_LEVELS]
+
+    def source(boxes, size):
+        return roi_align(maps, strides, boxes, roi_levels(boxes), size, sampling_ratio)
+
+    return source
+
+
+def from_semantic(features, sampling_ratio=2):
+    """Source: the stride-8 map `[B, H/8, W/8, C]` of a semantic branch.
+
+    Always sampled at 14 x 14; smaller grids are means of it, as in HTC's public code.
+    """
+
+    def source(boxes, size):
+        levels = ops.zeros(ops.shape(boxes)[:2], dtype="int32")
+        cut = roi_align([features], [_SEMANTIC_STRIDE], boxes, levels, _MASK_SIZE, sampling_ratio)
+        if size == _MASK_SIZE:
+            return cut
+        factor = _MASK_SIZE // size
+        return ops.average_pool(cut, factor, strides=factor)
+
+    return source
+
+
+def roi_features(*sources, fusion="sum"):
+    """The source that fuses `sources`: "sum" adds them, "concat" stacks their channels."""
+
+    def pool(boxes, size):
+        cuts = [source(boxes, size) for source in sources]
+        if fusion == "concat":
+            return ops.concatenate(cuts, axis=-1)
+        return sum(cuts[1:], cuts[0])
+
+    return pool

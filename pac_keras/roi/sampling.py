@@ -1,0 +1,165 @@
+"""Which object each region answers for, and which regions are trained on."""
+
+from keras import ops
+
+from pac_keras.boxes import box_coverage, box_iou
+from pac_keras.structures import CROWD, PADDING, Matches, Rois
+
+_CROWD_COVERAGE = 0.5  # a region with more than this share inside a crowd is not trained on
+
+
+def match(boxes, valid, ground_truth, thresholds, low_quality=None):
+    """Matches of every region with the object that it overlaps most.
+
+    A region is positive at an IoU of at least `thresholds[1]`, background below `thresholds[0]`;
+    between them, in padding, and where a crowd covers more than half of it, it is ignored.
+
+    Args:
+        boxes: float32 `[B, N, 4]`.
+        valid: float32 `[B, N]`; 0 rows are ignored.
+        ground_truth: GroundTruth.
+        thresholds: (below: background, from: positive), IoU.
+        low_quality: if given, an object whose best IoU is at least this also gets every region
+            that reaches this best IoU; later objects overwrite earlier ones.
+
+    Returns:
+        Matches whose labels are the object's label where positive, `PADDING` where ignored, and
+        `NO_OBJECT`, a large number, on background (`sample_rois` knows the number of classes).
+
+    Source: Faster R-CNN's assignment as in Detectron and its successors.
+    """
+    is_object = ground_truth.labels >= 0  # [B, G]
+    is_crowd = ops.cast(ground_truth.labels == CROWD, "float32")
+    iou = ops.where(is_object[:, None, :], box_iou(boxes, ground_truth.boxes), -1.0)  # [B, N, G]
+    in_crowd = ops.max(box_coverage(boxes, ground_truth.boxes) * is_crowd[:, None, :], axis=-1)
+    usable = (valid > 0.0) & (in_crowd <= _CROWD_COVERAGE)
+    iou = ops.where(usable[..., None], iou, -1.0)
+    best = ops.max(iou, axis=-1)  # [B, N]
+    objects = ops.cast(ops.argmax(iou, axis=-1), "int32")
+    positive = best >= thresholds[1]
+    if low_quality is not None:
+        best_of_object = ops.max(iou, axis=1, keepdims=True)  # [B, 1, G]
+        rescued = (iou == best_of_object) & (best_of_object >= low_quality)
+        rank = ops.arange(ops.shape(iou)[2], dtype="int32")
+        last = ops.max(ops.where(rescued, rank, -1), axis=-1)
+        objects = ops.where(last >= 0, last, objects)
+        positive = positive | (last >= 0)
+    objects = ops.where(positive, objects, 0)
+    labels = ops.take_along_axis(ops.cast(ground_truth.labels, "int32"), objects, axis=1)
+    unmatched = ops.where(usable & (best < thresholds[0]), NO_OBJECT, PADDING)
+    labels = ops.where(positive, labels, unmatched)
+    return Matches(objects, labels, ops.cast(positive, "float32"))
+
+
+NO_OBJECT = 2**30
+
+
+def sample_rows(matches, count, positive_fraction, priority):
+    """Rows to train on: up to `count * positive_fraction` positives first, then background.
+
+    Args:
+        matches: Matches `[B, N]`.
+        count: S, static; fewer valid rows come out where there are not enough.
+        positive_fraction: in [0, 1].
+        priority: function of a shape -> float32; of each kind the highest are taken.
+
+    Returns:
+        rows int32, valid float32, positive float32, each `[B, S]`; rows is 0 on padding.
+    """
+    total = matches.labels.shape[1]
+    limit = int(count * positive_fraction)
+    order = priority(ops.shape(matches.labels))
+    positive = matches.positive > 0.0
+    background = matches.labels == NO_OBJECT
+    positive_rows, num_positive = _best(order, positive, limit, total)
+    background_rows, num_background = _best(order, background, count, total)
+    slot = ops.arange(count, dtype="int32")[None]  # [1, S]
+    from_positive = slot < num_positive
+    background_slot = slot - num_positive
+    is_background = (background_slot >= 0) & (background_slot < num_background)
+    rows = ops.where(
+        from_positive,
+        ops.pad(positive_rows, ((0, 0), (0, count - limit))),
+        ops.take_along_axis(background_rows, ops.maximum(background_slot, 0), axis=1),
+    )
+    valid = from_positive | is_background
+    rows = ops.where(valid, rows, 0)
+    return rows, ops.cast(valid, "float32"), ops.cast(from_positive, "float32")
+
+
+def _best(order, mask, count, total):
+    """Rows of the `count` highest `order` `[B, N]` within `mask`, and their number `[B, 1]`."""
+    order = ops.where(mask, order, float("-inf"))
+    if total is None or total < count:
+        order = ops.pad(order, ((0, 0), (0, count)), constant_values=float("-inf"))
+    _, rows = ops.top_k(order, count)
+    available = ops.sum(ops.cast(mask, "int32"), axis=1, keepdims=True)
+    return ops.cast(rows, "int32"), ops.minimum(available, count)
+
+
+def sample_rois(rois, ground_truth, num_classes, threshold, count, priority, low_quality):
+    """Regions to train a stage on, and what each answers for: (Rois, Matches), S rows each.
+
+    The objects' own boxes are put before the proposals, each matched to itself, so that every
+    object has at least one region. At most a quarter is positive; positives come first.
+
+    Args:
+        rois: Rois `[B, R]`.
+        ground_truth: GroundTruth `[B, G]`.
+        num_classes: K; background rows get this label, rows that are padding `PADDING`.
+        threshold: IoU from which a region is positive.
+        count: S, static.
+        priority: function of a shape -> float32; of each kind the highest are sampled.
+        low_quality: whether each object also gets the regions that tie its best IoU, if that
+            reaches `threshold`.
+    """
+    matches = match(
+        rois.boxes,
+        rois.valid,
+        ground_truth,
+        thresholds=(threshold, threshold),
+        low_quality=threshold if low_quality else None,
+    )
+    is_object = ops.cast(ground_truth.labels >= 0, "float32")
+    own = ops.broadcast_to(
+        ops.arange(ops.shape(is_object)[1], dtype="int32")[None], ops.shape(is_object)
+    )
+    own_labels = ops.where(is_object > 0.0, ops.cast(ground_truth.labels, "int32"), PADDING)
+    join = lambda truth, other: ops.concatenate([truth, other], axis=1)  # noqa: E731
+    boxes = join(ground_truth.boxes, rois.boxes)
+    matches = Matches(
+        objects=join(own, matches.objects),
+        labels=join(own_labels, matches.labels),
+        positive=join(is_object, matches.positive),
+    )
+    is_truth = join(is_object, ops.zeros_like(rois.valid))
+    rows, valid, positive = sample_rows(matches, count, _POSITIVE_FRACTION, priority)
+    labels = ops.take_along_axis(matches.labels, rows, axis=1)
+    labels = ops.where(labels == NO_OBJECT, num_classes, labels)
+    return (
+        Rois(
+            boxes=ops.stop_gradient(ops.take_along_axis(boxes, rows[..., None], axis=1))
+            * valid[..., None],
+            valid=valid,
+            is_truth=ops.take_along_axis(is_truth, rows, axis=1) * valid,
+        ),
+        Matches(
+            objects=ops.take_along_axis(matches.objects, rows, axis=1),
+            labels=ops.where(valid > 0.0, labels, PADDING),
+            positive=positive,
+        ),
+    )
+
+
+_POSITIVE_FRACTION = 0.25
+
+
+def positives(rois, matches):
+    """The leading rows of a sample, which hold all its positives: (Rois, Matches), a quarter each.
+
+    What the mask branch trains on; rows that are not positive are marked invalid.
+    """
+    count = int(rois.valid.shape[1] * _POSITIVE_FRACTION)
+    rois = Rois(*(field[:, :count] for field in rois))
+    matches = Matches(*(field[:, :count] for field in matches))
+    return rois._replace(valid=matches.positive), matches
