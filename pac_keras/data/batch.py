@@ -3,7 +3,6 @@
 import math
 from typing import NamedTuple
 
-import grain
 import numpy as np
 
 from pac_keras.data import frames
@@ -92,6 +91,8 @@ class Dataset:
                 `seed` and its number alone.
             workers: processes that read; 0 = two threads of this one.
         """
+        import grain  # takes as long as all else here together: it imports jax where there is one
+
         steps = len(self)
         stop = start_epoch + (_FOREVER if epochs is None else epochs)
         plan = range(start_epoch * steps + start_step, stop * steps)
@@ -99,6 +100,9 @@ class Dataset:
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
         reader = reader.to_iter_dataset(options)
         if workers:
+            from absl.flags import FLAGS
+
+            FLAGS.mark_as_parsed()  # Grain's processes read absl flags, whoever the main program is
             reader = reader.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
         return iter(reader)
 

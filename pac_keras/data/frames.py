@@ -1,5 +1,7 @@
 """Objects drawn as small bitmaps: each on the grid of its own frame, at network scale."""
 
+import functools
+
 import numpy as np
 from pycocotools import mask as mask_utils
 
@@ -26,10 +28,11 @@ def rasterise(segmentation, transform, frame, grid):
         offset = to_grid * (offset_x - x0, offset_y - y0)
         polygons = tuple(polygon * scale + offset for polygon in segmentation.polygons)
         return mask_utils.decode(run_lengths(Segmentation(polygons), grid))
-    bitmap = mask_utils.decode(segmentation.rle)
+    bitmap, left, top = _crop(*segmentation.rle["size"], segmentation.rle["counts"])
     x = (x0 + (np.arange(columns) + 0.5) * (x1 - x0) / columns - offset_x) / scale_x
     y = (y0 + (np.arange(rows) + 0.5) * (y1 - y0) / rows - offset_y) / scale_y
-    return _look_up(bitmap, np.floor(y).astype("int64"), np.floor(x).astype("int64"))
+    y, x = np.floor(y).astype("int64") - top, np.floor(x).astype("int64") - left
+    return _look_up(bitmap, y, x)
 
 
 def object_frames(boxes, segmentations, transform):
@@ -38,11 +41,10 @@ def object_frames(boxes, segmentations, transform):
     The json's box may be smaller than the shape that it belongs to; the frame covers both.
     """
     frames = np.asarray(boxes, "float32").reshape(-1, 4).copy()
+    scale, offset = np.asarray(transform)[:, :1], np.asarray(transform)[:, 1:]
     for frame, segmentation in zip(frames, segmentations, strict=True):
         low, high = _extent(segmentation)
-        edges = (
-            np.asarray(transform)[:, :1] * np.stack([low, high], 1) + np.asarray(transform)[:, 1:]
-        )
+        edges = scale * np.stack([low, high], axis=1) + offset
         frame[:2] = np.minimum(frame[:2], edges.min(axis=1))
         frame[2:] = np.maximum(frame[2:], edges.max(axis=1))
     margin = MARGIN * (frames[:, 2:] - frames[:, :2]) + MARGIN_PIXELS
@@ -82,12 +84,22 @@ def run_lengths(segmentation, size):
     return mask_utils.merge(mask_utils.frPyObjects(rows, *size))
 
 
+@functools.lru_cache(maxsize=512)  # each shape is drawn into its frame and into the semantic map
+def _crop(height, width, counts):
+    """uint8 bitmap of run lengths, cut to what is set, and the left and top pixel of the cut."""
+    rle = {"size": [height, width], "counts": counts}
+    left, top, columns, rows = (int(side) for side in mask_utils.toBbox(rle))
+    return mask_utils.decode(rle)[top : top + rows, left : left + columns].copy(), left, top
+
+
 def _look_up(bitmap, rows, columns):
-    """uint8 `[len(rows), len(columns)]` of a bitmap; 0 outside it."""
-    inside_y = (rows >= 0) & (rows < bitmap.shape[0])
-    inside_x = (columns >= 0) & (columns < bitmap.shape[1])
+    """uint8 `[len(rows), len(columns)]` of a bitmap; 0 outside it. Indices are monotonic."""
+    inside_y = np.flatnonzero((rows >= 0) & (rows < bitmap.shape[0]))
+    inside_x = np.flatnonzero((columns >= 0) & (columns < bitmap.shape[1]))
     values = np.zeros((len(rows), len(columns)), "uint8")
-    values[np.ix_(inside_y, inside_x)] = bitmap[np.ix_(rows[inside_y], columns[inside_x])]
+    if len(inside_y) and len(inside_x):
+        y, x = slice(inside_y[0], inside_y[-1] + 1), slice(inside_x[0], inside_x[-1] + 1)
+        values[y, x] = bitmap.take(rows[y], axis=0).take(columns[x], axis=1)
     return values
 
 
