@@ -1,0 +1,116 @@
+"""The folder of a run: what is written into it beside the checkpoints."""
+
+import csv
+import json
+import os
+import pathlib
+import platform
+import sys
+from importlib import metadata
+
+import keras
+
+from pac_keras.training.experiment import ExperimentError, describe
+
+_PACKAGES = ("pac_keras", "keras", "tensorflow", "jax", "numpy", "grain", "pillow", "pycocotools")
+
+
+def open_folder(path, resume):
+    """`path` as a pathlib.Path: absent or empty, or with `resume` a folder with last.keras.
+
+    Raises ExperimentError where that would overwrite, or where there is nothing to continue.
+    """
+    folder = pathlib.Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise ExperimentError(f"--output {folder}: expected a folder, it is a file")
+    if resume and not (folder / "last.keras").is_file():
+        raise ExperimentError(f"--resume: no {folder / 'last.keras'} to continue from")
+    if not resume and folder.is_dir() and any(folder.iterdir()):
+        raise ExperimentError(
+            f"--output {folder}: is not empty; choose another folder, or --resume to continue it"
+        )
+    return folder
+
+
+def write_description(folder, experiment, config):
+    """Makes `folder` and writes config.json (every value as used), config.py, versions.json.
+
+    Prints which fields differ from those of the run that is continued.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    before = folder / "config.json"
+    if before.is_file():
+        now = describe(experiment)
+        for name, value in json.loads(before.read_text()).items():
+            if value != now.get(name):
+                print(f"--resume: {name} was {value}, is {now.get(name)}")
+    write_json(folder / "config.json", describe(experiment))
+    (folder / "config.py").write_text(pathlib.Path(config).read_text())
+    write_json(folder / "versions.json", versions())
+
+
+def versions():
+    """{name: version} of Python, the backend and the packages, and the command line."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "backend": keras.backend.backend(),
+        "devices": keras.distribution.list_devices(),
+        "packages": found,
+    }
+
+
+def write_json(path, content):
+    """Writes strict JSON to `path` in one piece. Raises ValueError for NaN and infinity."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f"{path.name}.unfinished")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+def cut_log(path, epochs):
+    """Keeps the rows of the first `epochs` epochs: an interrupted run may have logged one more."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        return
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    kept = rows[:1] + [row for row in rows[1:] if int(row[0]) < epochs]
+    temporary = path.with_name(f"{path.name}.unfinished")
+    with temporary.open("w", newline="") as file:
+        csv.writer(file).writerows(kept)
+    os.replace(temporary, path)
+
+
+def plot_curves(log, path):
+    """Draws the losses and the validation AP of the csv `log` into the PNG `path`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with open(log, newline="") as file:
+        rows = list(csv.DictReader(file))
+    epochs = [int(row["epoch"]) + 1 for row in rows]
+    figure, (losses, precision) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for name in rows[0] if rows else ():
+        if name in ("epoch", "learning_rate"):
+            continue
+        values = [float(row[name].replace("NA", "nan")) for row in rows]
+        known = [(e, v) for e, v in zip(epochs, values, strict=True) if v == v]  # not NaN
+        if known:
+            axis = precision if name.startswith("val_") else losses
+            axis.plot(*zip(*known, strict=True), label=name, marker=".")
+    for axis, title in ((losses, "training losses"), (precision, "validation AP")):
+        axis.set(title=title, xlabel="epoch", ylim=(0, None))
+        if axis.lines:
+            axis.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
