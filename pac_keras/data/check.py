@@ -72,7 +72,7 @@ def check_source(source, *, progress=True):
             for size, (low, high) in _AREAS.items()
         },
         semantic=semantic,
-        skipped=dict(source.skipped),
+        skipped={reason: number for reason, number in source.skipped.items() if number},
         problems=problems,
         occluded=float(np.mean(np.asarray(hidden) >= OCCLUDED)) if hidden else None,
         filled_box_ap=_filled_box_ap(truth, source.name, progress),
