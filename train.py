@@ -90,7 +90,7 @@ def finish(experiment, model, valid, folder):
         run_folder.write_json(folder / "metrics.json", evaluate_dataset(model, valid))
     if experiment.pictures:
         pictures = folder / "pictures"
-        draw_predictions(model, valid.source, pictures / "final.jpg", experiment.pictures, pictures)
+        draw_predictions(model, valid, pictures / "final.jpg", experiment.pictures, pictures)
     best = state.best["val_mask_AP"] if state.best else math.nan
     return f"{folder}/model.keras: epoch {state.epoch}, mask AP {best:.4f} on {valid.source.name}"
 

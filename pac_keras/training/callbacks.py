@@ -71,7 +71,7 @@ class Evaluation(keras.callbacks.Callback):
         logs.update({name: metrics[kind]["AP"] for name, kind in AP_NAMES.items()})
         if self.pictures:
             sheet = self.folder / "pictures" / f"epoch_{epoch + 1:03d}.jpg"
-            draw_predictions(self.model, self.dataset.source, sheet, self.pictures)
+            draw_predictions(self.model, self.dataset, sheet, self.pictures)
 
 
 class Checkpoint(keras.callbacks.Callback):

@@ -1,43 +1,44 @@
-"""Pictures of a model's predictions, as one looks at them during training."""
+"""Pictures of predictions beside the ground truth, as one looks at them during training."""
 
+import itertools
 import pathlib
 
-from PIL import Image, ImageOps
+from pac_keras.predict import predict
+from pac_keras.visualize import contact_sheet, draw, restored_picture, truth_instances
 
-_TILE = 384  # pixels: side of a picture in the sheet
-_COLUMNS = 4
+_WIDEST = 2400  # pixels of a sheet
 
 
-def draw_predictions(model, source, sheet, count, folder=None):
-    """Writes the predictions for the first `count` pictures of `source` as one JPEG, `sheet`.
+def draw_predictions(model, dataset, sheet, count, folder=None):
+    """Writes a JPEG, `sheet`: pairs of ground truth (left) and prediction (right).
 
     Args:
         model: a system.
-        source: see `data.sample.Source`.
-        folder: where each picture is also written in its full size, as `<image id>.png`; None = no.
+        dataset: evaluation `Dataset`; its first `count` pictures are drawn.
+        sheet: path of the file; its folder is made.
+        folder: where each prediction is also written in full size, `<image id>.png`; None = no.
     """
-    from pac_keras.predict import predict
-    from pac_keras.visualize import draw
-
+    sheet = pathlib.Path(sheet)
+    sheet.parent.mkdir(parents=True, exist_ok=True)
     tiles = []
-    for index in range(min(count, len(source))):
-        sample = source[index]
-        picture = draw(sample.image, predict(model, sample.image))
-        tiles.append(picture)
+    for batch, row in itertools.islice(_pictures(dataset), count):
+        image_id = int(batch.ground_truth.image_ids[row])
+        truth = truth_instances(batch, row, dataset.categories)
+        picture = restored_picture(batch, row, dataset.preprocessing)
+        tiles.append(draw(picture, truth, scores=False))
+        image = dataset.source[list(dataset.source.image_ids).index(image_id)].image
+        found = draw(image, predict(model, image))
+        tiles.append(found)
         if folder is not None:
-            pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-            picture.save(pathlib.Path(folder) / f"{sample.image_id}.png")
+            found.save(pathlib.Path(folder) / f"{image_id}.png")
     if tiles:
-        pathlib.Path(sheet).parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(tiles).save(sheet, quality=90)
+        page = contact_sheet(tiles)
+        page.thumbnail((_WIDEST, 10 * _WIDEST))
+        page.save(sheet, quality=90)
 
 
-def contact_sheet(pictures):
-    """PIL pictures side by side in rows, each within a square tile, as one PIL picture."""
-    columns = min(_COLUMNS, len(pictures))
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * _TILE, rows * _TILE), "white")
-    for index, picture in enumerate(pictures):
-        tile = ImageOps.pad(picture.convert("RGB"), (_TILE - 4, _TILE - 4), color="white")
-        sheet.paste(tile, (index % columns * _TILE + 2, index // columns * _TILE + 2))
-    return sheet
+def _pictures(dataset):
+    """(batch, row) of every picture of `dataset`, as long as it is asked for."""
+    for batch in dataset:
+        for row in range(len(batch.ground_truth.image_ids)):
+            yield batch, row
