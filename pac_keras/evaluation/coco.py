@@ -7,8 +7,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from rich import progress as rich_progress
 
+from pac_keras.data.progress import track
 from pac_keras.detections.paste import coco_results, picture
 
 # pycocotools' order of its twelve numbers: AP and AR over IoU 0.50:0.05:0.95 unless one IoU is
@@ -47,7 +47,7 @@ def detect(model, dataset, *, progress=True):
     original = dict(zip(dataset.source.image_ids, dataset.source.sizes, strict=True))
     category_ids = [category.id for category in dataset.categories]
     box_results, mask_results, seen = [], [], set()
-    for batch in _with_progress(dataset, progress):
+    for batch in track(dataset, "Evaluation", progress):
         detections = model.predict_on_batch(batch.images)
         for index, image_id in enumerate(np.asarray(batch.ground_truth.image_ids).tolist()):
             if image_id in seen:
@@ -204,13 +204,3 @@ def _check(model, dataset):
             raise ValueError(
                 f"{name}: class {first} is '{received[first]}', in the model '{expected[first]}'"
             )
-
-
-def _with_progress(dataset, show):
-    """The batches of `dataset`, with a bar and the remaining time on the terminal."""
-    columns = (
-        *rich_progress.Progress.get_default_columns(),
-        rich_progress.MofNCompleteColumn(),
-    )
-    with rich_progress.Progress(*columns, disable=not show, transient=True) as bar:
-        yield from bar.track(dataset, total=len(dataset), description="Evaluation")
