@@ -64,6 +64,11 @@ class Dataset:
         self.categories = tuple(source.categories)
         self.num_classes = len(self.categories)
         self.num_semantic_classes = source.num_semantic_classes
+        if self.num_semantic_classes > IGNORED_PIXEL:
+            raise ValueError(
+                f"{source.name}: {self.num_semantic_classes} semantic classes, expected at most "
+                f"{IGNORED_PIXEL}: a semantic map has 8 bits"
+            )
         self.dropped = {}
         self.indices = self._choose_pictures()
         counts = [sum(source.object_counts[index]) for index in self.indices]
