@@ -5,6 +5,7 @@ from pac_keras.data.batch import Dataset
 from pac_keras.data.coco import CocoSource, coco, coco_folder
 from pac_keras.data.image import Preprocessing
 from pac_keras.data.sample import Category, Sample, Segmentation, Source
+from pac_keras.data.shapes import ShapesSource, shapes
 
 __all__ = [
     "Augmentation",
@@ -14,7 +15,9 @@ __all__ = [
     "Preprocessing",
     "Sample",
     "Segmentation",
+    "ShapesSource",
     "Source",
     "coco",
     "coco_folder",
+    "shapes",
 ]
