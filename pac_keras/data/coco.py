@@ -8,6 +8,7 @@ from pycocotools import mask as mask_utils
 
 from pac_keras.data import stuff
 from pac_keras.data.annotations import corners, degenerate, read_records, segmentation
+from pac_keras.data.augment import Augmentation
 from pac_keras.data.batch import Dataset
 from pac_keras.data.frames import run_lengths
 from pac_keras.data.image import Preprocessing, exif_orientation, read_image
@@ -26,6 +27,8 @@ def coco(
     semantic=None,
     limit=None,
     preprocessing=Preprocessing(),  # noqa: B008 (immutable)
+    augmentation=Augmentation(),  # noqa: B008
+    max_objects=None,
     seed=0,
 ):
     """`Dataset` of a COCO json; see `CocoSource` and `batch.Dataset` for the arguments."""
@@ -35,6 +38,8 @@ def coco(
         training=training,
         batch_size=batch_size,
         preprocessing=preprocessing,
+        augmentation=augmentation,
+        max_objects=max_objects,
         seed=seed,
     )
 

@@ -246,6 +246,9 @@ def test_coco_and_coco_folder_make_datasets(write_coco, tmp_path):
     assert (len(dataset), dataset.num_classes, dataset.training) == (1, 2, False)
     dataset = coco_folder(tmp_path, "truth", training=True, batch_size=1)
     assert dataset.source.image_ids == [3, 7]
+    assert (dataset.max_objects, dataset.cut_objects) == (2, 0)
+    dataset = coco_folder(tmp_path, "truth", training=True, batch_size=1, max_objects=1)
+    assert (dataset.max_objects, dataset.cut_objects) == (1, 1)
     with pytest.raises(FileNotFoundError, match=r"expected test\.json or instances_test\.json"):
         coco_folder(tmp_path, "test", training=True, batch_size=1)
 
