@@ -17,6 +17,7 @@ import pathlib
 import keras
 
 from pac_keras.evaluation.coco import evaluate_dataset
+from pac_keras.evaluation.report import plot_log, write_metrics
 from pac_keras.training import checkpoint, run_folder
 from pac_keras.training.callbacks import standard_callbacks
 from pac_keras.training.devices import device_scope
@@ -81,13 +82,13 @@ def fit(experiment, model, train, valid, folder, resume):
 
 def finish(experiment, model, valid, folder):
     """What the run reached, in a line, after writing metrics.json and pictures of model.keras."""
-    run_folder.plot_curves(folder / "log.csv", folder / "curves.png")
+    plot_log(folder / "log.csv", folder / "curves.png")
     if valid is None:
         return f"{folder}: trained, not evaluated (no validation data)"
     state = checkpoint.read_state(folder / "model.keras")
     if state.epoch != experiment.epochs:  # the best epoch is not the last one
         model.load_weights(folder / "model.keras")
-        run_folder.write_json(folder / "metrics.json", evaluate_dataset(model, valid))
+        write_metrics(folder / "metrics.json", evaluate_dataset(model, valid))
     if experiment.pictures:
         pictures = folder / "pictures"
         draw_predictions(model, valid, pictures / "final.jpg", experiment.pictures, pictures)

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 
 from pac_keras.evaluation.coco import evaluate_dataset
+from pac_keras.evaluation.report import write_metrics
 from pac_keras.training import checkpoint
 from pac_keras.training.pictures import draw_predictions
-from pac_keras.training.run_folder import write_json
 
 AP_NAMES = {"val_box_AP": "box", "val_mask_AP": "mask"}
 
@@ -67,7 +67,7 @@ class Evaluation(keras.callbacks.Callback):
         if (epoch + 1) % self.every and epoch + 1 != self.epochs:
             return
         metrics = evaluate_dataset(self.model, self.dataset)
-        write_json(self.folder / "metrics.json", metrics)
+        write_metrics(self.folder / "metrics.json", metrics)
         logs.update({name: metrics[kind]["AP"] for name, kind in AP_NAMES.items()})
         if self.pictures:
             sheet = self.folder / "pictures" / f"epoch_{epoch + 1:03d}.jpg"

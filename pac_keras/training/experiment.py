@@ -171,15 +171,27 @@ def describe(value):
 
 
 def parameters(function):
-    """{name: default, or inspect.Parameter.empty} of what a function or class takes by name."""
-    called = function.__init__ if inspect.isclass(function) else function
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    found = inspect.signature(called).parameters
-    return {
-        name: parameter.default
-        for name, parameter in found.items()
-        if parameter.kind in named and name != "self"
-    }
+    """{name: default, or inspect.Parameter.empty} of what a function or class takes by name.
+
+    A system hands its **keywords to its base class: the names of that one are included.
+    """
+    if not inspect.isclass(function):
+        return _named(function)[0]
+    found = {}
+    for base in function.__mro__:
+        named, passes_on = _named(base.__init__)
+        found = named | found
+        if not passes_on or base.__module__.partition(".")[0] == "keras":
+            break
+    found.pop("self", None)
+    return found
+
+
+def _named(function):
+    signature = inspect.signature(function).parameters.values()
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = {item.name: item.default for item in signature if item.kind in by_name}
+    return named, any(item.kind is inspect.Parameter.VAR_KEYWORD for item in signature)
 
 
 def keywords(call):

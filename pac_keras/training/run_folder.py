@@ -44,9 +44,9 @@ def write_description(folder, experiment, config):
         for name, value in json.loads(before.read_text()).items():
             if value != now.get(name):
                 print(f"--resume: {name} was {value}, is {now.get(name)}")
-    write_json(folder / "config.json", describe(experiment))
+    before.write_text(json.dumps(describe(experiment), indent=2) + "\n")
     (folder / "config.py").write_text(pathlib.Path(config).read_text())
-    write_json(folder / "versions.json", versions())
+    (folder / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
 
 
 def versions():
@@ -67,14 +67,6 @@ def versions():
     }
 
 
-def write_json(path, content):
-    """Writes strict JSON to `path` in one piece. Raises ValueError for NaN and infinity."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(f"{path.name}.unfinished")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    os.replace(temporary, path)
-
-
 def cut_log(path, epochs):
     """Keeps the rows of the first `epochs` epochs: an interrupted run may have logged one more."""
     path = pathlib.Path(path)
@@ -87,30 +79,3 @@ def cut_log(path, epochs):
     with temporary.open("w", newline="") as file:
         csv.writer(file).writerows(kept)
     os.replace(temporary, path)
-
-
-def plot_curves(log, path):
-    """Draws the losses and the validation AP of the csv `log` into the PNG `path`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with open(log, newline="") as file:
-        rows = list(csv.DictReader(file))
-    epochs = [int(row["epoch"]) + 1 for row in rows]
-    figure, (losses, precision) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for name in rows[0] if rows else ():
-        if name in ("epoch", "learning_rate"):
-            continue
-        values = [float(row[name].replace("NA", "nan")) for row in rows]
-        known = [(e, v) for e, v in zip(epochs, values, strict=True) if v == v]  # not NaN
-        if known:
-            axis = precision if name.startswith("val_") else losses
-            axis.plot(*zip(*known, strict=True), label=name, marker=".")
-    for axis, title in ((losses, "training losses"), (precision, "validation AP")):
-        axis.set(title=title, xlabel="epoch", ylim=(0, None))
-        if axis.lines:
-            axis.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)

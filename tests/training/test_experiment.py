@@ -4,7 +4,14 @@ from functools import partial
 import pytest
 
 from pac_keras.data import Category, Preprocessing, coco, coco_folder
-from pac_keras.training.experiment import Experiment, ExperimentError, describe, load_config
+from pac_keras.training.experiment import (
+    Experiment,
+    ExperimentError,
+    describe,
+    keywords,
+    load_config,
+    parameters,
+)
 from pac_keras.training.overrides import apply_overrides, use_data
 
 
@@ -167,3 +174,23 @@ def test_description_is_json():
     assert found["train"]["call"].endswith("test_experiment.data")
     assert found["train"]["preprocessing"]["short_side"] == 64
     assert (found["milestones"], found["clip_norm"]) == ([16, 19], None)
+
+
+def test_parameters_of_a_class_include_those_of_its_base():
+    class Base:
+        def __init__(self, num_classes, channels=256):
+            pass
+
+    class System(Base):
+        def __init__(self, num_classes, *, semantic="paspe", **shared):
+            pass
+
+    class Closed(Base):
+        def __init__(self, num_classes):
+            pass
+
+    found = parameters(System)
+    assert list(found) == ["num_classes", "channels", "semantic"]
+    assert (found["channels"], found["semantic"]) == (256, "paspe")
+    assert list(parameters(Closed)) == ["num_classes"]
+    assert keywords(partial(System, 3, channels=8)) == {"num_classes": 3, "channels": 8}
