@@ -11,7 +11,6 @@ versions. KERAS_BACKEND=jax trains without TensorFlow.
 """
 
 import argparse
-import math
 import pathlib
 
 import keras
@@ -73,7 +72,8 @@ def build(experiment, train):
 
 def fit(experiment, model, train, valid, folder, resume):
     """Trains `model`, from the run folder's last epoch with `resume`."""
-    state = checkpoint.restore(model, folder / "last.keras") if resume else None
+    last = folder / "last.keras"  # not there if the run ended within its first epoch
+    state = checkpoint.restore(model, last) if resume and last.is_file() else None
     start = state.epoch if state else 0
     run_folder.cut_log(folder / "log.csv", start)
     callbacks = standard_callbacks(experiment, folder, len(train), valid, state)
@@ -92,7 +92,7 @@ def finish(experiment, model, valid, folder):
     if experiment.pictures:
         pictures = folder / "pictures"
         draw_predictions(model, valid, pictures / "final.jpg", experiment.pictures, pictures)
-    best = state.best["val_mask_AP"] if state.best else math.nan
+    best = state.best["val_mask_AP"]
     return f"{folder}/model.keras: epoch {state.epoch}, mask AP {best:.4f} on {valid.source.name}"
 
 

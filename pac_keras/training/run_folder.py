@@ -16,15 +16,15 @@ _PACKAGES = ("pac_keras", "keras", "tensorflow", "jax", "numpy", "grain", "pillo
 
 
 def open_folder(path, resume):
-    """`path` as a pathlib.Path: absent or empty, or with `resume` a folder with last.keras.
+    """`path` as a pathlib.Path: absent or empty, or with `resume` the folder of a run.
 
     Raises ExperimentError where that would overwrite, or where there is nothing to continue.
     """
     folder = pathlib.Path(path)
     if folder.exists() and not folder.is_dir():
         raise ExperimentError(f"--output {folder}: expected a folder, it is a file")
-    if resume and not (folder / "last.keras").is_file():
-        raise ExperimentError(f"--resume: no {folder / 'last.keras'} to continue from")
+    if resume and not (folder / "config.json").is_file():
+        raise ExperimentError(f"--resume: {folder} holds no run to continue")
     if not resume and folder.is_dir() and any(folder.iterdir()):
         raise ExperimentError(
             f"--output {folder}: is not empty; choose another folder, or --resume to continue it"

@@ -70,6 +70,14 @@ def test_resume_continues_and_equals_one_run(train, tmp_path):
     assert "epoch 4, mask AP 0.4000" in again
 
 
+def test_resume_of_a_run_that_failed_at_once(train, tmp_path):
+    with pytest.raises(IndexError):  # the stub has no AP to answer
+        train(CONFIG, "--output", tmp_path / "run")
+    assert not (tmp_path / "run" / "last.keras").exists()
+    train.answers += [0.1, 0.2, 0.3, 0.4]
+    assert "epoch 4, mask AP 0.4" in train(CONFIG, "--output", tmp_path / "run", "--resume")
+
+
 def test_without_validation(train, tmp_path):
     printed = train(CONFIG, "--output", tmp_path / "run", "--epochs", "1", "--valid", "none")
     assert "trained, not evaluated" in printed
@@ -94,7 +102,7 @@ def test_start_from_weights(train, tmp_path):
     ("arguments", "message"),
     [
         (["--epoch", "3"], "--epoch: no such field; did you mean 'epochs'?"),
-        (["--resume"], "last.keras to continue from"),
+        (["--resume"], "holds no run to continue"),
         (["--data", "nowhere"], "--data: no such file or folder: nowhere"),
     ],
 )
