@@ -176,16 +176,24 @@ def _source(options, size=128):
 
 
 def _load_model(path):
-    """The model in a .keras file."""
+    """The system in a .keras file, as training left it."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such model file")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: not a .keras file")
     import keras
 
-    import pac_keras  # noqa: F401  (its layers must be known to Keras)
+    from pac_keras.systems.base import InstanceSegmenter
 
-    return keras.models.load_model(path, compile=False)
+    try:
+        model = keras.models.load_model(path, compile=False)
+    except (KeyError, TypeError, ValueError) as error:  # what Keras raises for foreign contents
+        raise ValueError(f"{path}: cannot be loaded: {error}") from error
+    if not isinstance(model, InstanceSegmenter):
+        raise ValueError(f"{path}: holds a {type(model).__name__}, not a system of pac_keras")
+    if model.preprocessing is None:
+        raise ValueError(f"{path}: knows no preprocessing: it was saved before `fit`")
+    return model
 
 
 def _predict_file(model, file, overlay, options):
@@ -221,7 +229,7 @@ def _write_results(out, model, found, image_ids):
         image_id, objects = image_ids[Path(one.file)], []
         for index, segmentation in enumerate(one.segmentations):
             label, score = int(one.labels[index]), round(float(one.scores[index]), 6)
-            category_id = model.categories[label].id if model.categories else label
+            category_id = model.categories[label][0] if model.categories else label
             box = [round(float(edge), 3) for edge in one.boxes[index]]
             objects.append({"name": one.names[index], "score": score, "box": box})
             objects[-1] |= {"category_id": category_id, "segmentation": segmentation}

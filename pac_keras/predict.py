@@ -41,6 +41,8 @@ def predict(model, pictures, *, score_threshold=0.3):
     Raises:
         FileNotFoundError, ValueError: naming the file, what was expected and what came.
     """
+    if model.preprocessing is None:
+        raise ValueError("the model knows no preprocessing: fit it, or set model.preprocessing")
     if not 0 <= score_threshold <= 1:
         raise ValueError(f"score_threshold must be in [0, 1], got {score_threshold}")
     if isinstance(pictures, list | tuple):

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import zipfile
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +14,6 @@ from pycocotools import mask as coco_mask
 from pac_keras import __main__ as cli
 from pac_keras.data.batch import Dataset
 from pac_keras.data.image import Preprocessing
-from pac_keras.data.sample import Category
 from pac_keras.data.shapes import ShapesSource
 from pac_keras.detections.paste import truth_as_detections
 from pac_keras.structures import PADDING, Detections
@@ -22,7 +23,7 @@ class LeftHalf:
     """Finds a "cat" in the left half of every picture."""
 
     num_classes, mask_threshold = 1, 0.5
-    categories = (Category(17, "cat"),)
+    categories = ((17, "cat"),)
     preprocessing = Preprocessing(short_side=32, long_side=64)
 
     def predict_on_batch(self, images):
@@ -201,3 +202,28 @@ def test_module_runs_as_a_program():
     assert done.returncode == 2
     assert "expected a whole number >= 1, got '0'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"a.txt": "no model"}, "cannot be loaded"),
+        ({"config.json": "{", "metadata.json": "{}"}, "cannot be loaded"),
+        ({"config.json": '{"module": "a", "class_name": "B", "config": {}}'}, "cannot be loaded"),
+    ],
+)
+def test_foreign_model_files_are_one_line(tmp_path, capsys, members, message):
+    path = tmp_path / "m.keras"
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    assert cli.main(["evaluate", str(path), "--data", "shapes"]) == 2
+    error = capsys.readouterr().err
+    assert f"{path}: {message}" in error and error.count("\n") == 1
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path, capsys):
+    path = tmp_path / "m.keras"
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(path)
+    assert cli.main(["evaluate", str(path), "--data", "shapes"]) == 2
+    assert "holds a Sequential, not a system" in capsys.readouterr().err

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image, ImageOps
 
 from pac_keras.data.image import Preprocessing
-from pac_keras.data.sample import Category
 from pac_keras.predict import Instances, picture_files, predict, upright_image
 from pac_keras.structures import PADDING, Detections
 
@@ -16,7 +15,7 @@ class Model:
     """Finds one "cat" of score 0.9 in the left half of every picture and a "dog" of score 0.2."""
 
     num_classes, mask_threshold = 2, 0.5
-    categories = (Category(4, "cat"), Category(7, "dog"))
+    categories = ((4, "cat"), (7, "dog"))  # a model keeps plain tuples
     preprocessing = Preprocessing(short_side=40, long_side=100)
 
     def __init__(self):
@@ -143,6 +142,13 @@ def test_missing_files_and_empty_folders_are_named(tmp_path):
         predict(Model(), tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         picture_files(tmp_path / "nowhere")
+
+
+def test_a_model_without_preprocessing_is_refused():
+    model = Model()
+    model.preprocessing = None
+    with pytest.raises(ValueError, match="knows no preprocessing"):
+        predict(model, photo())
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def instances(
         detections: `Detections` of one picture: leaves without the batch axis, numpy.
         scale: (y, x) network pixels per pixel of the original picture.
         size: (height, width) of the original picture.
-        categories: of the model, for names; None gives "class 0", "class 1", ...
+        categories: (id, name) of each label; None gives "class 0", "class 1", ...
         threshold: of mask probability.
         score_threshold: lower scores are left out; padding always is.
         file: is written into the result.
@@ -66,7 +66,7 @@ def instances(
     labels, scores = np.asarray(detections.labels), np.asarray(detections.scores)
     rows = np.flatnonzero((labels >= 0) & (scores >= score_threshold))
     rows = rows[np.argsort(-scores[rows], kind="stable")]
-    names = [categories[k].name if categories else f"class {k}" for k in labels[rows]]
+    names = [categories[k][1] if categories else f"class {k}" for k in labels[rows]]
     return Instances(
         boxes=original_boxes(detections.boxes[rows], scale, size),
         labels=labels[rows].astype("int32"),

@@ -197,8 +197,8 @@ def _check(model, dataset):
             f"{name} has {dataset.num_classes} classes, the model has {model.num_classes}"
         )
     if model.categories:
-        expected = [category.name for category in model.categories]
-        received = [category.name for category in dataset.categories]
+        expected = [name for _, name in model.categories]
+        received = [name for _, name in dataset.categories]
         if expected != received:
             first = next(k for k in range(len(expected)) if expected[k] != received[k])
             raise ValueError(

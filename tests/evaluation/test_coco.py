@@ -104,7 +104,8 @@ def answer(rows, count=4):
 class FakeModel:
     """Answers in the order in which pictures come."""
 
-    num_classes, categories, mask_threshold = 2, CATEGORIES, 0.5
+    num_classes, mask_threshold = 2, 0.5
+    categories = tuple(tuple(category) for category in CATEGORIES)  # as a model keeps them
 
     def __init__(self, answers):
         self.answers = iter(answers)
