@@ -1,0 +1,32 @@
+"""Instance segmentation for Keras 3.
+
+The way of the data, and where each step lives:
+
+    picture -> Images              data/image.py: decode, resize, normalise, pad
+    Images -> {2..5: C2..C5}       backbone/
+           -> {2..6: P2..P6}       pyramid/fpn.py
+           -> Rois                 proposals/: anchors, RPN, suppression
+    Rois -> features               roi/: RoIAlign, the sources of a system
+         -> boxes, classes         cascade.py with heads/box.py
+         -> masks, quality         heads/mask.py, heads/quality.py, heads/semantic.py
+         -> Detections             detections/select.py, detections/paste.py
+    Batch -> losses                systems/<name>.py `training_losses`, trained by systems/base.py
+"""
+
+import importlib
+
+from pac_keras.structures import Batch, Detections, GroundTruth, Images
+from pac_keras.systems.htc import HTC
+from pac_keras.systems.pac import PAC
+
+__all__ = ["HTC", "PAC", "Batch", "Detections", "GroundTruth", "Images", "data", "predict"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name):
+    """`pac_keras.data` and `pac_keras.predict`, imported on first use: training needs neither."""
+    if name == "data":
+        return importlib.import_module("pac_keras.data")
+    if name == "predict":
+        return importlib.import_module("pac_keras.predict").predict
+    raise AttributeError(f"module 'pac_keras' has no attribute {name!r}")

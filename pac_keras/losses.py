@@ -34,6 +34,7 @@ def absolute_error(predicted, target):
     return ops.abs(ops.cast(predicted, "float32") - target)
 
 
-def weighted(losses, weight):
-    """`{name: (sum, count)}` with every sum multiplied by `weight`."""
-    return {name: (weight * total, count) for name, (total, count) in losses.items()}
+def weighted(loss, weight):
+    """A (sum, count) whose sum is multiplied by `weight`."""
+    total, count = loss
+    return weight * total, count

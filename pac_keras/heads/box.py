@@ -9,7 +9,7 @@ from keras import layers, ops
 
 from pac_keras.boxes import encode_deltas
 from pac_keras.layers import normal_init
-from pac_keras.losses import cross_entropy
+from pac_keras.losses import cross_entropy, smooth_l1
 
 
 class BoxHead(layers.Layer):
@@ -34,7 +34,7 @@ class BoxHead(layers.Layer):
         return self.classes(x), self.deltas(x)
 
 
-def box_loss(logits, deltas, rois, matches, ground_truth, scale, box_error):
+def box_loss(logits, deltas, rois, matches, ground_truth, scale, box_error=smooth_l1):
     """Class and box loss of sampled regions: {"class": (sum, count), "box": (sum, count)}.
 
     Both counts are the number of regions, positive and background.

@@ -3,11 +3,14 @@
 Source: He et al. 2017, figure 4; Chen et al. 2019 (HTC), section 3.2.
 """
 
+from typing import NamedTuple
+
 from keras import layers, ops
 
 from pac_keras.layers import conv_relu, relu_init
 from pac_keras.losses import binary_cross_entropy
 from pac_keras.masks import roi_targets
+from pac_keras.structures import Tensor
 
 
 class MaskHead(layers.Layer):
@@ -34,21 +37,42 @@ class MaskHead(layers.Layer):
         return x, self.logits(self.upsample(x))
 
 
-def mask_cascade(heads, features, information_flow=True):
-    """Logits `[N, 28, 28, K]` of each of `heads`, each building on the one before.
+class MaskOutput(NamedTuple):
+    """What a mask head answers.
 
-    Training takes the last, inference averages all: one fold, so that the two cannot drift apart.
-    Without `information_flow` every head sees the region's features alone.
-
-    Returns:
-        (list of logits, hidden features of the last head).
+    hidden: `[N, 14, 14, C]`, what the next head may build on.
+    logits: float32 `[N, 28, 28, K]`.
     """
-    logits, carried = [], None
+
+    hidden: Tensor
+    logits: Tensor
+
+
+def mask_cascade(heads, features, information_flow=True):
+    """The MaskOutput of each of `heads` for `features` `[N, 14, 14, C]`, in order.
+
+    Each head builds on the one before; without `information_flow` it sees the features alone.
+    Training takes the last, inference averages all: one fold, so that the two cannot drift apart.
+    """
+    outputs, carried = [], None
     for head in heads:
-        hidden, head_logits = head(features, carried)
-        logits.append(head_logits)
-        carried = hidden if information_flow else None
-    return logits, hidden
+        outputs.append(MaskOutput(*head(features, carried)))
+        carried = outputs[-1].hidden if information_flow else None
+    return outputs
+
+
+def stage_masks(outputs, labels, stage="ensemble"):
+    """Probability masks of the detected classes, float32 `[B, D, 28, 28]` in [0, 1].
+
+    Args:
+        outputs: MaskOutput of each stage, with B * D rows.
+        labels: int32 `[B, D]`; padding gives zeros.
+        stage: "ensemble" for the mean over stages, or the number of one, from 1.
+    """
+    chosen = outputs if stage == "ensemble" else [outputs[stage - 1]]
+    masks = sum(ops.sigmoid(of_class(output.logits, labels)) for output in chosen) / len(chosen)
+    masks = ops.reshape(masks, (-1, labels.shape[1], *masks.shape[1:]))
+    return masks * ops.cast(labels >= 0, "float32")[..., None, None]
 
 
 def of_class(maps, labels):

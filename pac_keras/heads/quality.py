@@ -10,6 +10,7 @@ from keras import initializers, layers, ops
 from pac_keras.heads.mask import object_frames, of_class
 from pac_keras.layers import conv_relu, normal_init, pad_borders, relu_init
 from pac_keras.masks import share_inside
+from pac_keras.structures import Detections
 
 
 class MaskQualityHead(layers.Layer):
@@ -102,3 +103,26 @@ def class_quality(quality, labels):
     """Each region's quality for its class: `[B * R, K]`, int `[B, R]` -> float32 `[B, R]`."""
     picked = of_class(quality[:, None, None, :], labels)
     return ops.reshape(picked, ops.shape(labels))
+
+
+def rescored(detections, quality, rescore):
+    """Detections whose score is class score times mask quality, best first.
+
+    Args:
+        detections: Detections.
+        quality: float32 `[B, D]`, the predicted IoU; clipped to [0, 1].
+        rescore: "both": `box_scores` change alike; "segm": they stay the class scores.
+    """
+    scores = detections.scores * ops.clip(quality, 0.0, 1.0)
+    box_scores = scores if rescore == "both" else detections.box_scores
+    found = detections._replace(scores=scores, box_scores=box_scores)
+    # Padding has score 0 as well: it stays behind a detection whose quality is 0.
+    ranking = ops.where(detections.labels >= 0, scores, -1.0)
+    _, order = ops.top_k(ranking, ranking.shape[1])
+    return Detections(*(_take_rows(field, order) for field in found))
+
+
+def _take_rows(field, rows):
+    """`field` `[B, D, ...]` in the order `rows` `[B, D]`."""
+    rows = ops.reshape(rows, (-1, rows.shape[1], *(1 for _ in field.shape[2:])))
+    return ops.take_along_axis(field, rows, axis=1)

@@ -1,0 +1,306 @@
+"""What every system shares: the training step, the trackers of its losses, and how it is saved.
+
+A system is a final subclass with `__init__` (its parts), `call` (Images -> Detections) and
+`training_losses` (Batch -> {name: (sum, count)}). `fit`, `evaluate`, `predict` and `save` are
+Keras's own; they also take a `pac_keras.data` Dataset.
+"""
+
+import inspect
+
+import keras
+import numpy as np
+from keras import ops
+
+from pac_keras.backbone.resnet import ResNet
+from pac_keras.structures import Batch, GroundTruth, Images
+from pac_keras.systems.jax_steps import JAXSteps
+
+_STRIDE = 32  # of the coarsest backbone map: canvases are multiples of it
+
+
+class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.Model):
+    """Base of all systems: backbone, training and test step, saving.
+
+    Losses are sums and counts; only this class divides, by the count over all replicas, so that
+    one and many devices compute the same gradient.
+
+    Args:
+        num_classes: K, things to find.
+        backbone: "resnet18", "resnet50", "resnet101", "resnext101_32x4d", "resnext101_64x4d", or a
+            layer that answers {2: C2, .. 5: C5} for pixels.
+        base_channels, frozen_stages, norm: see `ResNet`; not used where `backbone` is a layer.
+
+    Attributes:
+        mask_threshold: probability from which a pixel belongs to a mask.
+        categories: tuple of (id, name) of the labels, or None; `fit` takes it from the data.
+        preprocessing: how pictures become network input, or None; `fit` takes it from the data.
+    """
+
+    mask_threshold = 0.5
+
+    def __new__(cls, *args, **kwargs):
+        instance = super().__new__(cls, *args, **kwargs)
+        bound = inspect.signature(cls.__init__).bind(instance, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(list(bound.arguments.items())[1:])
+        arguments.update(arguments.pop("shared", {}))
+        vars(instance)["_arguments"] = arguments
+        return instance
+
+    def __init__(
+        self, num_classes, backbone, base_channels=64, frozen_stages=1, norm="frozen", **kwargs
+    ):
+        if not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f"`num_classes` must be a positive int. Received: {num_classes!r}")
+        # Without autocast: sizes and pixels must not become half precision on the way in.
+        super().__init__(autocast=False, **kwargs)
+        self.num_classes = num_classes
+        self.backbone = (
+            ResNet(backbone, base_channels, frozen_stages, norm)
+            if isinstance(backbone, str)
+            else backbone
+        )
+        self.categories = None
+        self.preprocessing = None
+        self.weight_decay, self.clip_norm = 0.0, None
+        self.trackers = []
+
+    def finish(self, loss_names):
+        """Ends a system's `__init__`: creates all variables, and a tracker for each loss."""
+        self.trackers = [keras.metrics.Mean(name=name) for name in ("loss", *loss_names)]
+        size = np.full((1, 2), 2 * _STRIDE, "int32")
+        self(Images(np.zeros((1, 2 * _STRIDE, 2 * _STRIDE, 3), "float32"), size))
+
+    def build(self, input_shape=None):
+        """Nothing: `finish` creates all variables by a call."""
+        self.built = True
+
+    def training_losses(self, batch, training=True):
+        """Losses of a Batch as {name: (sum, count)}, weights included in the sums.
+
+        `training=False` gives the losses of validation: batch norm uses its stored statistics.
+        """
+        raise TypeError(f"{type(self).__name__} must define `training_losses`")
+
+    # ---- training and evaluation ---------------------------------------------------------------
+
+    def compile(self, optimizer="sgd", weight_decay=1e-4, clip_norm=None, **kwargs):
+        """Configures training.
+
+        Args:
+            optimizer: Keras optimizer, without clipping or L2 of its own.
+            weight_decay: L2 that is added to the gradient of every trainable variable, after
+                clipping, as PyTorch's SGD does; not part of the reported loss.
+            clip_norm: global norm that the summed gradient is clipped to, or None.
+            **kwargs: Keras's `run_eagerly`, `jit_compile`, `steps_per_execution`.
+        """
+        super().compile(optimizer=optimizer, **kwargs)
+        self.weight_decay, self.clip_norm = float(weight_decay), clip_norm
+
+    def fit(self, x=None, *args, validation_data=None, initial_epoch=0, **kwargs):
+        """Keras's `fit`, which also takes Datasets of `pac_keras.data`.
+
+        Raises:
+            ValueError: frozen layers hold weights that were never loaded, or the data has another
+                number of classes than the model.
+        """
+        self._check_frozen()
+        if _is_dataset(x):
+            self._adopt(x)
+            kwargs.setdefault("steps_per_epoch", len(x))
+            x = feed(x, start_epoch=initial_epoch)
+        if _is_dataset(validation_data):
+            kwargs.setdefault("validation_steps", len(validation_data))
+            validation_data = feed(validation_data, start_epoch=0)
+        return super().fit(
+            x, *args, validation_data=validation_data, initial_epoch=initial_epoch, **kwargs
+        )
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """Keras's `evaluate`: the losses of Batches or of a Dataset of `pac_keras.data`."""
+        return super().evaluate(feed(x) if _is_dataset(x) else x, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """Keras's `predict`: Detections, NumPy, of Images or of a Dataset of `pac_keras.data`.
+
+        All of a bare array of normalised pixels `[B, H, W, 3]` is taken as valid.
+        """
+        if isinstance(x, np.ndarray):
+            x = Images(x, np.tile(np.asarray([x.shape[1:3]], "int32"), (len(x), 1)))
+        return super().predict(feed(x) if _is_dataset(x) else x, *args, **kwargs)
+
+    def _check_frozen(self):
+        untouched = (
+            self.backbone.untouched_statistics() if isinstance(self.backbone, ResNet) else []
+        )
+        if untouched:
+            raise ValueError(
+                f"Frozen parts of the backbone hold random weights: {len(untouched)} batch norms, "
+                f"first {untouched[0]}, still have their initial statistics. Load pretrained "
+                'weights first, or train everything with frozen_stages=0, norm="batch".'
+            )
+
+    def _adopt(self, dataset):
+        """Takes names of categories and preprocessing from the training data."""
+        if dataset.num_classes != self.num_classes:
+            raise ValueError(
+                f"The data has {dataset.num_classes} categories, "
+                f"the model num_classes={self.num_classes}."
+            )
+        self.categories = tuple(tuple(category) for category in dataset.categories)
+        self.preprocessing = dataset.preprocessing
+
+    @property
+    def metrics(self):
+        return self.trackers
+
+    def mean_losses(self, batch, training):
+        """Total loss and its parts {name: loss}: sums divided by the counts of all replicas."""
+        images, truth = batch
+        batch = Batch(Images(*images), GroundTruth(*truth))
+        sums = self.training_losses(batch, training)
+        counts = ops.stack([ops.cast(count, "float32") for _, count in sums.values()])
+        counts = ops.maximum(ops.stop_gradient(_over_replicas(counts)), 1.0)
+        counts = ops.unstack(counts, len(sums))
+        losses = {n: s / count for (n, (s, _)), count in zip(sums.items(), counts, strict=True)}
+        return sum(losses.values()), losses
+
+    def _track(self, total, losses):
+        """Updates the trackers with the losses of all replicas together; answers their means."""
+        expected = [tracker.name for tracker in self.trackers[1:]]
+        if list(losses) != expected:
+            raise ValueError(f"training_losses answered {list(losses)}, expected {expected}")
+        values = _over_replicas(ops.stack([total, *losses.values()]))
+        for tracker, value in zip(self.trackers, ops.unstack(values, len(losses) + 1), strict=True):
+            tracker.update_state(value)
+        return self.get_metrics_result()
+
+    def _finish_gradients(self, gradients, variables):
+        """Gradients of the scaled loss clipped by their global norm, plus L2; scaled again."""
+        scale = self.optimizer.scale_loss(ops.ones(()))  # 1 except under mixed_float16
+        gradients = [ops.cast(g, "float32") / scale for g in gradients]
+        if self.clip_norm is not None:
+            norm = ops.sqrt(sum(ops.sum(ops.square(g)) for g in gradients))
+            shrink = ops.minimum(1.0, self.clip_norm / (norm + 1e-6))
+            gradients = [g * shrink for g in gradients]
+        return [
+            (g + self.weight_decay * ops.cast(v, "float32")) * scale
+            for g, v in zip(gradients, variables, strict=True)
+        ]
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The total loss of Images `x` with GroundTruth `y`, for Keras's stock steps."""
+        return self.mean_losses((x, y), training)[0]
+
+    if keras.backend.backend() == "tensorflow":
+
+        def train_step(self, data):
+            import tensorflow as tf
+
+            with tf.GradientTape() as tape:
+                total, losses = self.mean_losses(data, training=True)
+                scaled = self.optimizer.scale_loss(total)
+            variables = self.trainable_weights
+            gradients = tape.gradient(scaled, variables, unconnected_gradients="zero")
+            gradients = self._finish_gradients(_over_replicas(gradients), variables)
+            # The optimizer sums over the replicas once more.
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            self.optimizer.apply([g / replicas for g in gradients], variables)
+            return self._track(total, losses)
+
+        def test_step(self, data):
+            return self._track(*self.mean_losses(data, training=False))
+
+    # ---- saving --------------------------------------------------------------------------------
+
+    def get_config(self):
+        config = {
+            name: keras.saving.serialize_keras_object(value)
+            if isinstance(value, keras.layers.Layer)
+            else value
+            for name, value in self._arguments.items()
+        }
+        config["categories"] = self.categories
+        config["preprocessing"] = None if self.preprocessing is None else list(self.preprocessing)
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        categories, preprocessing = config.pop("categories"), config.pop("preprocessing")
+        if isinstance(config["backbone"], dict):
+            config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])
+        model = cls(**config)
+        if categories is not None:
+            model.categories = tuple(tuple(category) for category in categories)
+        if preprocessing is not None:
+            from pac_keras.data.image import Preprocessing
+
+            model.preprocessing = Preprocessing(*preprocessing)
+        return model
+
+    def get_build_config(self):
+        return None
+
+    def build_from_config(self, config):
+        """Nothing: a constructed system has all its variables."""
+
+    def get_compile_config(self):
+        return {
+            "optimizer": keras.saving.serialize_keras_object(self.optimizer),
+            "weight_decay": self.weight_decay,
+            "clip_norm": self.clip_norm,
+        }
+
+    def compile_from_config(self, config):
+        config = dict(config)
+        optimizer = keras.saving.deserialize_keras_object(config.pop("optimizer"))
+        self.compile(optimizer, **config)
+        optimizer.build(self.trainable_variables)
+
+
+def check_choice(name, value, choices):
+    """Raises a ValueError that names the argument unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {list(choices)}. Received: {name}={value!r}")
+
+
+def feed(dataset, start_epoch=None):
+    """What Keras iterates over: Batches of a Dataset of `pac_keras.data`.
+
+    On TensorFlow a `tf.data.Dataset` whose heights and widths are unknown, so that every shape
+    fits one graph. From `start_epoch` on, without end; None gives one epoch.
+    """
+
+    def batches():
+        epochs = 1 if start_epoch is None else None
+        return (batch for batch in dataset.batches(start_epoch or 0, epochs))
+
+    if keras.backend.backend() != "tensorflow":
+        return batches()
+    import tensorflow as tf
+
+    def tensor_spec(leaf):
+        return tf.TensorSpec(*leaf)
+
+    images, truth = dataset.spec()
+    spec = Batch(Images(*map(tensor_spec, images)), GroundTruth(*map(tensor_spec, truth)))
+    return tf.data.Dataset.from_generator(batches, output_signature=spec).prefetch(2)
+
+
+def _is_dataset(x):
+    from pac_keras.data import Dataset
+
+    return isinstance(x, Dataset)
+
+
+def _over_replicas(values):
+    """Sum of `values` (a tensor or a list) over the replicas of `tf.distribute`."""
+    if keras.backend.backend() != "tensorflow":
+        return values
+    import tensorflow as tf
+
+    replica = tf.distribute.get_replica_context()
+    if replica.num_replicas_in_sync == 1:
+        return values
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, values)
