@@ -75,7 +75,7 @@ class Evaluation(keras.callbacks.Callback):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """`last.keras` after every epoch, `model.keras` = the epoch with the best `val_mask_AP`.
+    """`last.keras` after every epoch, `model.keras` = the latest one with the best `val_mask_AP`.
 
     Both hold the optimizer and, beside the model, a `RunState`: `checkpoint.restore` continues from
     either. Each file is replaced in one piece; a full disk costs a warning and the old file stays.
@@ -100,7 +100,7 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         precision = (logs or {}).get("val_mask_AP", math.nan)
         best = self.best
-        if precision > (best["val_mask_AP"] if best else -math.inf):  # never true of NaN
+        if precision >= (best["val_mask_AP"] if best else -math.inf):  # never true of NaN
             best = {"epoch": epoch + 1, "val_mask_AP": float(precision)}
         if not checkpoint.save(self.model, self.last, epoch + 1, best):
             return
@@ -197,4 +197,4 @@ def _numbers(logs):
         for name, value in logs.items()
         if not (name in AP_NAMES and math.isnan(value))
     }
-    return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    return "  ".join(f"{name} {value:.3g}" for name, value in shown.items())

@@ -61,8 +61,8 @@ def test_best_and_last_checkpoint(tmp_path, average_precisions):
     model, _ = run(tmp_path)
     best = checkpoint.read_state(tmp_path / "model.keras")
     last = checkpoint.read_state(tmp_path / "last.keras")
-    assert (best.epoch, best.step, last.epoch, last.step) == (2, 2 * STEPS, 4, 4 * STEPS)
-    assert best.best == last.best == {"epoch": 2, "val_mask_AP": 0.5}
+    assert (best.epoch, best.step, last.epoch, last.step) == (3, 3 * STEPS, 4, 4 * STEPS)
+    assert best.best == last.best == {"epoch": 3, "val_mask_AP": 0.5}
     loaded = keras.models.load_model(tmp_path / "last.keras")
     for one, other in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
