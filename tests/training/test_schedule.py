@@ -1,3 +1,7 @@
+import json
+import subprocess
+import sys
+
 import keras
 import pytest
 
@@ -58,3 +62,16 @@ def test_adamw_carries_its_weight_decay():
     assert isinstance(optimizer, keras.optimizers.AdamW)
     assert optimizer.weight_decay == 0.05
     assert rates(optimizer._learning_rate, 10) == pytest.approx([0.01])
+
+
+def test_import_pac_keras_is_enough_to_load_a_schedule():
+    config = json.dumps(keras.saving.serialize_keras_object(StepDecay(0.02, [10])))
+    script = (
+        "import json, sys, keras, pac_keras\n"
+        "schedule = keras.saving.deserialize_keras_object(json.loads(sys.argv[1]))\n"
+        "assert schedule.boundaries == (10,), schedule.boundaries\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, config], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
