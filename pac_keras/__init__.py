@@ -15,18 +15,18 @@ The way of the data, and where each step lives:
 
 import importlib
 
+from pac_keras.predict import predict
 from pac_keras.structures import Batch, Detections, GroundTruth, Images
 from pac_keras.systems.htc import HTC
 from pac_keras.systems.pac import PAC
+from pac_keras.training import schedule as _schedule  # noqa: F401 (load_model finds it)
 
 __all__ = ["HTC", "PAC", "Batch", "Detections", "GroundTruth", "Images", "data", "predict"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name):
-    """`pac_keras.data` and `pac_keras.predict`, imported on first use: training needs neither."""
+    """`pac_keras.data`, imported on first use: a deployed model does not need it."""
     if name == "data":
         return importlib.import_module("pac_keras.data")
-    if name == "predict":
-        return importlib.import_module("pac_keras.predict").predict
     raise AttributeError(f"module 'pac_keras' has no attribute {name!r}")

@@ -83,23 +83,28 @@ def conv_relu(filters, kernel_size=3, **kwargs):
     )
 
 
-def resize_align_corners(x, size):
-    """`x` `[B, h, w, C]` resized bilinearly so that the corner pixels' centres stay in place.
+def resize_bilinear(x, size, align_corners=False):
+    """`x` `[B, h, w, C]` resized to `size` (height, width; numbers or scalar tensors), bilinear.
 
-    Two matrix products with interpolation weights, since no backend's resize offers this rule.
-    Source: HTC's public code resizes so before its 1x1 convolutions.
+    Two products with interpolation weights: the same on all backends, for unknown sizes too.
+
+    Args:
+        align_corners: the corner pixels' centres stay in place (as HTC's public code resizes before
+            its 1x1 convolutions); otherwise the picture's edges do. No smoothing when shrinking.
     """
-    rows = _corner_weights(ops.shape(x)[1], size[0])  # [H, h]
-    columns = _corner_weights(ops.shape(x)[2], size[1])  # [W, w]
+    rows = _linear_weights(ops.shape(x)[1], size[0], align_corners)  # [H, h]
+    columns = _linear_weights(ops.shape(x)[2], size[1], align_corners)  # [W, w]
     x = ops.einsum("Hh,bhwc->bHwc", ops.cast(rows, x.dtype), x)
     return ops.einsum("Ww,bhwc->bhWc", ops.cast(columns, x.dtype), x)
 
 
-def _corner_weights(length, new_length):
-    """Linear interpolation weights float32 `[new_length, length]` with fixed end points."""
-    scale = ops.cast(length - 1, "float32") / ops.cast(
-        ops.maximum(ops.convert_to_tensor(new_length, "int32") - 1, 1), "float32"
-    )
-    position = ops.cast(ops.arange(new_length), "float32") * scale
-    grid = ops.cast(ops.arange(length), "float32")
-    return ops.maximum(1.0 - ops.abs(position[:, None] - grid[None, :]), 0.0)
+def _linear_weights(length, new_length, align_corners):
+    """Linear interpolation weights float32 `[new_length, length]`."""
+    length, new_length = ops.cast(length, "float32"), ops.cast(new_length, "float32")
+    place = ops.arange(new_length, dtype="float32")
+    if align_corners:
+        place = place * (length - 1.0) / ops.maximum(new_length - 1.0, 1.0)
+    else:
+        place = ops.clip((place + 0.5) * length / new_length - 0.5, 0.0, length - 1.0)
+    grid = ops.arange(length, dtype="float32")
+    return ops.maximum(1.0 - ops.abs(place[:, None] - grid[None, :]), 0.0)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from keras import layers, ops
 
-from pac_keras.layers import conv_relu, relu_init
+from pac_keras.layers import conv_relu, normal_init, relu_init
 from pac_keras.losses import binary_cross_entropy
 from pac_keras.masks import roi_targets
 from pac_keras.structures import Tensor
@@ -28,7 +28,9 @@ class MaskHead(layers.Layer):
         self.upsample = layers.Conv2DTranspose(
             channels, 2, strides=2, activation="relu", kernel_initializer=relu_init
         )
-        self.logits = layers.Conv2D(num_classes, 1, kernel_initializer=relu_init, dtype="float32")
+        self.logits = layers.Conv2D(
+            num_classes, 1, kernel_initializer=normal_init(0.001), dtype="float32"
+        )
 
     def call(self, features, carried=None):
         x = features if carried is None else features + self.relay(carried)

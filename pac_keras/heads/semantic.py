@@ -5,7 +5,7 @@ All branches answer `(features [B, H/8, W/8, channels], logits [B, H/8, W/8, S])
 
 from keras import layers, ops
 
-from pac_keras.layers import conv_relu, relu_init, resize_align_corners
+from pac_keras.layers import conv_relu, normal_init, resize_bilinear
 from pac_keras.losses import cross_entropy
 from pac_keras.structures import IGNORED_PIXEL
 
@@ -30,7 +30,7 @@ class FusedSemanticHead(layers.Layer):
     def call(self, pyramid):
         size = ops.shape(pyramid[3])[1:3]
         x = sum(
-            conv(pyramid[level] if level == 3 else resize_align_corners(pyramid[level], size))
+            conv(pyramid[level] if level == 3 else resize_bilinear(pyramid[level], size, True))
             for level, conv in enumerate(self.lateral, start=2)
         )
         for conv in self.convs:
@@ -50,13 +50,12 @@ class AtrousSemanticHead(layers.Layer):
     def __init__(self, pooling, num_semantic_classes, channels=256, decoder_convs=2, **kwargs):
         super().__init__(**kwargs)
         self.pooling = pooling
-        self.enlarge = layers.UpSampling2D(4, interpolation="bilinear")
         self.decoder = [conv_relu(channels) for _ in range(decoder_convs)]
         self.embedding = conv_relu(channels, 1)
         self.logits = _semantic_logits(num_semantic_classes)
 
     def call(self, pyramid):
-        wide = self.enlarge(self.pooling(pyramid[5]))
+        wide = resize_bilinear(self.pooling(pyramid[5]), ops.shape(pyramid[3])[1:3])
         x = ops.concatenate([wide, pyramid[3]], axis=-1)
         for conv in self.decoder:
             x = conv(x)
@@ -127,7 +126,7 @@ def semantic_head(kind, num_semantic_classes, channels=256, decoder_convs=2):
 
 def _semantic_logits(num_semantic_classes):
     return layers.Conv2D(
-        num_semantic_classes, 1, kernel_initializer=relu_init, dtype="float32", name="logits"
+        num_semantic_classes, 1, kernel_initializer=normal_init(0.01), dtype="float32"
     )
 
 

@@ -107,7 +107,7 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         self._check_frozen()
         if _is_dataset(x):
             self._adopt(x)
-            kwargs.setdefault("steps_per_epoch", len(x))
+            kwargs = {"steps_per_epoch": len(x), "shuffle": False, **kwargs}
             x = feed(x, start_epoch=initial_epoch)
         if _is_dataset(validation_data):
             kwargs.setdefault("validation_steps", len(validation_data))
@@ -167,11 +167,12 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
 
     def _track(self, total, losses):
         """Updates the trackers with the losses of all replicas together; answers their means."""
-        expected = [tracker.name for tracker in self.trackers[1:]]
-        if list(losses) != expected:
-            raise ValueError(f"training_losses answered {list(losses)}, expected {expected}")
-        values = _over_replicas(ops.stack([total, *losses.values()]))
-        for tracker, value in zip(self.trackers, ops.unstack(values, len(losses) + 1), strict=True):
+        values = {"loss": total, **losses}
+        names = [tracker.name for tracker in self.trackers]
+        if set(values) != set(names):
+            raise ValueError(f"training_losses answered {sorted(losses)}, expected {names[1:]}")
+        summed = _over_replicas(ops.stack([values[name] for name in names]))
+        for tracker, value in zip(self.trackers, ops.unstack(summed, len(names)), strict=True):
             tracker.update_state(value)
         return self.get_metrics_result()
 
@@ -236,7 +237,8 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         if preprocessing is not None:
             from pac_keras.data.image import Preprocessing
 
-            model.preprocessing = Preprocessing(*preprocessing)
+            fields = (tuple(x) if isinstance(x, list) else x for x in preprocessing)
+            model.preprocessing = Preprocessing(*fields)
         return model
 
     def get_build_config(self):
@@ -246,6 +248,8 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         """Nothing: a constructed system has all its variables."""
 
     def get_compile_config(self):
+        if not self.compiled:
+            return None
         return {
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "weight_decay": self.weight_decay,

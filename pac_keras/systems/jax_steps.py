@@ -14,6 +14,7 @@ class JAXSteps(keras.Model):
         import jax
 
         trainable, non_trainable, optimizer_variables, metrics = state
+        optimizer_state = list(zip(self.optimizer.variables, optimizer_variables, strict=True))
 
         def scaled_loss(trainable):
             total, losses, updated = self._stateless_losses(trainable, non_trainable, data, True)
@@ -26,7 +27,7 @@ class JAXSteps(keras.Model):
         (_, (total, losses, updated)), gradients = jax.value_and_grad(scaled_loss, has_aux=True)(
             trainable
         )
-        with keras.StatelessScope(zip(self.optimizer.variables, optimizer_variables, strict=True)):
+        with keras.StatelessScope(optimizer_state):
             gradients = self._finish_gradients(gradients, trainable)
         trainable, optimizer_variables = self.optimizer.stateless_apply(
             optimizer_variables, gradients, trainable
