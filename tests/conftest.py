@@ -1,0 +1,20 @@
+"""Fixtures for all tests."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """Function: prefix -> {name: array} of `data/ops_reference.npz`, see `data/README.md`."""
+    with np.load(Path(__file__).parent / "data" / "ops_reference.npz") as archive:
+        arrays = dict(archive)
+
+    def under(prefix):
+        found = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+        assert found, f"no reference numbers under {prefix!r}"
+        return found
+
+    return under

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from builders import gradient, numpy
+from keras import ops
+
+from pac_keras import losses
+
+
+def check(case, function, rtol=1e-5):
+    """Value and gradient of `function(pred)` against the reference's."""
+    np.testing.assert_allclose(numpy(function(case["pred"])), np.squeeze(case["value"]), rtol=rtol)
+    ours = gradient(function, case["pred"])
+    np.testing.assert_allclose(ours, case["grad"], atol=1e-5 * np.abs(case["grad"]).max())
+
+
+def test_cross_entropy_by_hand():
+    logits = np.log([[0.2, 0.3, 0.5], [0.6, 0.1, 0.3]]).astype("float32")
+    loss = numpy(losses.cross_entropy(logits, np.asarray([2, 1])))
+    np.testing.assert_allclose(loss, [-np.log(0.5), -np.log(0.1)], rtol=1e-6)
+
+
+def test_cross_entropies_are_finite_for_huge_logits():
+    loss = numpy(losses.cross_entropy(np.asarray([[1e4, 0], [0, 1e4]], "float32"), np.zeros(2)))
+    np.testing.assert_allclose(loss, [0, 1e4], rtol=1e-6)
+    logits = np.asarray([1e4, -1e4, 1e4, -1e4], "float32")
+    loss = numpy(losses.binary_cross_entropy(logits, np.asarray([1, 0, 0, 1])))
+    np.testing.assert_allclose(loss, [0, 0, 1e4, 1e4], rtol=1e-6)
+
+
+def test_binary_cross_entropy_by_hand():
+    logits = np.asarray([0, np.log(3), np.log(3)], "float32")  # probabilities 1/2, 3/4, 3/4
+    loss = numpy(losses.binary_cross_entropy(logits, np.asarray([1, 1, 0.5], "float32")))
+    expected = [np.log(2), -np.log(0.75), -0.5 * (np.log(0.75) + np.log(0.25))]
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_smooth_l1_and_absolute_error_by_hand():
+    predicted = np.asarray([0, 0.5, -1, 3, 2.5], "float32")
+    target = np.asarray([0, 0, 0, 1, 3], "float32")
+    smooth = numpy(losses.smooth_l1(predicted, target))
+    np.testing.assert_allclose(smooth, [0, 0.125, 0.5, 1.5, 0.125])
+    ninth = numpy(losses.smooth_l1(predicted, target, 1 / 9))
+    expected = [0, 0.5 - 1 / 18, 1 - 1 / 18, 2 - 1 / 18, 0.5 - 1 / 18]
+    np.testing.assert_allclose(ninth, expected, rtol=1e-6)
+    absolute = numpy(losses.absolute_error(predicted, target))
+    np.testing.assert_allclose(absolute, [0, 0.5, 1, 2, 0.5])
+
+
+def test_smooth_l1_is_quadratic_below_beta():
+    error = np.asarray([0.05, 0.1], "float32")
+    loss = numpy(losses.smooth_l1(error, np.zeros(2, "float32"), 1 / 9))
+    np.testing.assert_allclose(loss, 4.5 * error**2, rtol=1e-6)
+
+
+def test_losses_compute_in_float32():
+    half = np.asarray([[300.0, 1.0]], "float16")
+    assert numpy(losses.cross_entropy(half, np.asarray([1]))).dtype == np.float32
+    assert numpy(losses.binary_cross_entropy(half, np.zeros((1, 2)))).dtype == np.float32
+    squared = numpy(losses.smooth_l1(half, np.zeros((1, 2), "float32"), 1000.0))
+    np.testing.assert_allclose(squared, [[45.0, 0.0005]], rtol=1e-6)  # 300 ** 2 overflows float16
+
+
+def test_weighted_scales_the_sum_alone():
+    total, count = losses.weighted((np.float32(3), np.float32(7)), 0.25)
+    assert (float(total), float(count)) == (0.75, 7)
+
+
+def test_softmax_cross_entropy_agrees_with_the_reference(reference):
+    case = reference("loss/softmax_ce/")
+    labels, weights = reference("loss/")["labels"], reference("loss/")["weights"]
+    check(case, lambda x: ops.sum(losses.cross_entropy(x, labels) * weights) / 17)
+
+
+def test_rpn_cross_entropy_agrees_with_the_reference(reference):
+    case, shared = reference("loss/rpn_sigmoid_ce/"), reference("loss/")
+    target = 1 - shared["rpn_labels(0=foreground,1=background)"]
+    weights = shared["rpn_weights"]
+
+    def loss(x):
+        return ops.sum(losses.binary_cross_entropy(x[:, 0], target) * weights) / 25
+
+    check(case, loss)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("l1", losses.absolute_error),
+        ("smooth_l1_beta1", losses.smooth_l1),
+        ("smooth_l1_beta1_9", lambda x, y: losses.smooth_l1(x, y, 1 / 9)),
+    ],
+)
+def test_box_losses_agree_with_the_reference(reference, name, error):
+    shared = reference("loss/")
+    target, weight = shared["box_target"], shared["box_weight"]
+    check(reference(f"loss/{name}/"), lambda x: ops.sum(error(x, target) * weight) / 20)
