@@ -55,19 +55,33 @@ def numpy(x):
     return ops.convert_to_numpy(x)
 
 
-def gradient(function, x):
-    """Gradient of the scalar `function` at the array `x`, NumPy."""
-    x = ops.convert_to_tensor(x)
+def compiled(function):
+    """`function` of tensors, traced once per call: `tf.function` or `jax.jit`."""
     if keras.backend.backend() == "jax":
         import jax
 
-        return numpy(jax.grad(function)(x))
+        return jax.jit(function)
     import tensorflow as tf
 
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        value = function(x)
-    return numpy(tf.convert_to_tensor(tape.gradient(value, x)))
+    graph = tf.function(function)
+    return lambda *arrays: graph(*(tf.convert_to_tensor(x) for x in arrays))
+
+
+def gradient(function, x):
+    """Gradient of the scalar `function` at the array `x`, NumPy."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return numpy(jax.grad(function)(ops.convert_to_tensor(x)))
+    import tensorflow as tf
+
+    def differentiate(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = function(x)
+        return tf.convert_to_tensor(tape.gradient(value, x))
+
+    return numpy(compiled(differentiate)(x))
 
 
 def weight_gradients(layer, function, *inputs, training=True):

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from builders import numpy
+
+from pac_keras.roi.features import from_pyramid, from_semantic, roi_features, roi_levels
+
+
+def test_levels_by_hand():
+    sides = np.asarray([0, 1, 111, 112, 223, 224, 447, 448, 5000], "float32")
+    boxes = np.stack([0 * sides, 0 * sides, sides, sides], axis=-1)
+    np.testing.assert_array_equal(numpy(roi_levels(boxes)), [0, 0, 0, 1, 1, 2, 2, 3, 3])
+    long = np.asarray([[0, 0, 448, 28], [10, 10, 5, 300]], "float32")  # side 112; inverted
+    np.testing.assert_array_equal(numpy(roi_levels(long)), [1, 0])
+
+
+def test_levels_agree_with_the_reference(reference):
+    case = reference("roi_levels/")
+    levels = numpy(roi_levels(case["rois"][:, 1:]))
+    assert levels.dtype == np.int32
+    np.testing.assert_array_equal(levels, case["levels"])
+    assert set(levels) == {0, 1, 2, 3}
+
+
+def test_pyramid_source_agrees_with_the_reference(reference):
+    maps, case = reference("roi_align/"), reference("roi_extractor/")
+    pyramid = {i: maps[f"feat_s{2**i}"].transpose(0, 2, 3, 1) for i in (2, 3, 4, 5)}
+    pyramid[6] = np.full((2, 2, 3, 3), np.nan, "float32")  # never used
+    boxes = np.tile(case["rois"][None, :, 1:], (2, 1, 1))
+    cut = numpy(from_pyramid(pyramid, sampling_ratio=0)(boxes, 7))
+    rows = case["rois"][:, 0].astype(int) * boxes.shape[1] + np.arange(boxes.shape[1])
+    np.testing.assert_allclose(cut[rows], case["out7"].transpose(0, 2, 3, 1), atol=2e-5)
+    assert len(set(numpy(roi_levels(boxes[0])))) == 4
+
+
+SEMANTIC = np.random.default_rng(0).normal(size=(2, 8, 10, 3)).astype("float32")
+BOXES = np.asarray([[[0, 0, 60, 40], [8, 8, 24, 30]], [[3, 5, 70, 60], [0, 0, 0, 0]]], "float32")
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_small_semantic_grids_are_means_of_the_large_one(sampling_ratio):
+    source = from_semantic(SEMANTIC, sampling_ratio)
+    large, small = numpy(source(BOXES, 14)), numpy(source(BOXES, 7))
+    assert large.shape == (4, 14, 14, 3)
+    means = large.reshape(4, 7, 2, 7, 2, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(small, means, atol=1e-6)
+
+
+def test_semantic_source_has_stride_8():
+    ramp = np.broadcast_to(np.arange(10, dtype="float32")[None, None, :, None], (1, 8, 10, 1))
+    cut = numpy(from_semantic(ramp)(np.asarray([[[8, 8, 64, 64]]], "float32"), 14))
+    # bins of 4 pixels = half a cell from x = 1 - 0.5: means at 0.75, 1.25, ...
+    np.testing.assert_allclose(cut[0, 0, :, 0], 0.75 + 0.5 * np.arange(14), rtol=1e-5)
+
+
+def test_sources_are_summed_or_stacked():
+    ones = lambda boxes, size: np.ones((4, size, size, 3), "float32")  # noqa: E731
+    semantic = from_semantic(SEMANTIC)
+    alone = numpy(semantic(BOXES, 14))
+    np.testing.assert_array_equal(numpy(roi_features(semantic)(BOXES, 14)), alone)
+    summed = numpy(roi_features(ones, semantic)(BOXES, 14))
+    np.testing.assert_allclose(summed, alone + 1)
+    stacked = numpy(roi_features(ones, semantic, fusion="concat")(BOXES, 14))
+    np.testing.assert_array_equal(stacked, np.concatenate([np.ones_like(alone), alone], axis=-1))

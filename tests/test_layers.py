@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+from builders import numpy, weight_gradients
+from keras import layers, ops
+
+from pac_keras.layers import (
+    BatchNorm,
+    ConvNorm,
+    conv_relu,
+    normal_init,
+    pad_borders,
+    relu_init,
+    resize_bilinear,
+)
+
+LINE = np.arange(4, dtype="float32")
+ALIGNED = [0, 0.4286, 0.8571, 1.2857, 1.7143, 2.1429, 2.5714, 3]
+HALF_PIXEL = [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]
+
+
+@pytest.mark.parametrize(("align_corners", "expected"), [(True, ALIGNED), (False, HALF_PIXEL)])
+def test_resizing_a_line_by_hand(align_corners, expected):
+    across = numpy(resize_bilinear(LINE[None, None, :, None], (1, 8), align_corners))
+    np.testing.assert_allclose(across[0, 0, :, 0], expected, atol=1e-4)
+    down = numpy(resize_bilinear(LINE[None, :, None, None], (8, 1), align_corners))
+    np.testing.assert_allclose(down[0, :, 0, 0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("size", [(18, 22), (16, 20), (5, 6), (9, 11), (36, 44)])
+def test_resizing_agrees_with_the_reference(reference, size, align_corners):
+    case = reference("resample/")
+    x = case["x"].transpose(0, 2, 3, 1)
+    expected = case[f"bilinear_ac{int(align_corners)}_{size[0]}x{size[1]}"].transpose(0, 2, 3, 1)
+    resized = numpy(resize_bilinear(x, size, align_corners))
+    np.testing.assert_allclose(resized, expected, atol=5e-6)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_resizing_to_and_from_one_pixel(align_corners):
+    one = np.full((2, 1, 1, 3), 5, "float32")
+    grown = numpy(resize_bilinear(one, (3, 4), align_corners))
+    np.testing.assert_array_equal(grown, np.full((2, 3, 4, 3), 5))
+    shrunk = numpy(resize_bilinear(LINE[None, None, :, None], (1, 1), align_corners))
+    assert shrunk.item() == (0.0 if align_corners else 1.5)
+
+
+def test_resizing_keeps_half_precision():
+    assert numpy(resize_bilinear(np.ones((1, 2, 2, 1), "float16"), (4, 4))).dtype == np.float16
+
+
+def test_transposed_convolution_and_pooling_agree_with_the_reference(reference):
+    case = {
+        k: v for k, v in reference("resample/").items() if k[:3] in ("x14", "dec", "max", "ada")
+    }
+    x = case["x14"].transpose(0, 2, 3, 1)
+    deconvolution = layers.Conv2DTranspose(3, 2, strides=2)
+    deconvolution.build(x.shape)
+    weight = case["deconv_w(in,out,kh,kw)"].transpose(2, 3, 1, 0)
+    deconvolution.set_weights([weight, case["deconv_b"]])
+    expected = case["deconv_k2s2"].transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(numpy(deconvolution(x)), expected, atol=1e-5)
+    pooled = numpy(layers.MaxPooling2D(2)(x))
+    np.testing.assert_array_equal(pooled, case["maxpool2"].transpose(0, 2, 3, 1))
+    mean = numpy(ops.average_pool(x, 2, strides=2))
+    np.testing.assert_allclose(mean, case["adaptive_avg7"].transpose(0, 2, 3, 1), atol=1e-6)
+
+
+def test_borders_are_padded_on_all_sides():
+    x = np.ones((1, 2, 3, 1), "float32")
+    padded = numpy(pad_borders(x, 2, 7.0))
+    assert padded.shape == (1, 6, 7, 1)
+    np.testing.assert_array_equal(padded[:, 2:4, 2:5], x)
+    assert padded.sum() == 6 + 7 * (42 - 6)
+    assert pad_borders(x, 0) is x
+
+
+def test_strided_convolution_pads_both_sides_alike():
+    """With stride 2, Keras's "same" would look at pixels (0, 1, 2) first; PyTorch at (-1, 0, 1)."""
+    layer = ConvNorm(1, 3, strides=2, activate=False)
+    layer(np.zeros((1, 4, 4, 1), "float32"))
+    layer.convolution.kernel.assign(np.arange(9, dtype="float32").reshape(3, 3, 1, 1))
+    impulse = np.zeros((1, 4, 4, 1), "float32")
+    impulse[0, 0, 0] = 1
+    out = numpy(layer(impulse))[0, :, :, 0] * np.sqrt(1 + 1e-5)
+    np.testing.assert_allclose(out, [[4, 0], [0, 0]], atol=1e-5)  # its centre meets pixel (0, 0)
+
+
+def test_conv_norm_halves_odd_sizes_upwards_and_activates():
+    layer = ConvNorm(2, 3, strides=2)
+    out = numpy(layer(np.random.default_rng(0).normal(size=(1, 7, 5, 3)).astype("float32")))
+    assert out.shape == (1, 4, 3, 2)
+    assert out.min() == 0
+    assert not layer.convolution.use_bias
+
+
+def test_grouped_convolution_sees_its_own_group_only():
+    layer = ConvNorm(4, 1, groups=2, activate=False)
+    x = np.zeros((1, 1, 1, 4), "float32")
+    layer(x)
+    layer.convolution.kernel.assign(np.ones((1, 1, 2, 4), "float32"))
+    x[..., :2] = (1, 2)
+    np.testing.assert_allclose(numpy(layer(x)).ravel(), [3, 3, 0, 0], atol=1e-4)
+
+
+def statistics(layer):
+    return np.concatenate([numpy(layer.moving_mean), numpy(layer.moving_variance)])
+
+
+BATCH = np.random.default_rng(0).normal(3, 2, size=(4, 6, 6, 2)).astype("float32")
+
+
+def test_frozen_batch_norm_keeps_statistics_while_scale_and_offset_learn():
+    layer = BatchNorm(frozen=True)
+    layer.build(BATCH.shape)
+    layer.moving_mean.assign([1.0, 2.0])
+    layer.moving_variance.assign([4.0, 9.0])
+    before = statistics(layer)
+    out = numpy(layer(BATCH, training=True))
+    np.testing.assert_array_equal(statistics(layer), before)
+    expected = (BATCH - [1, 2]) / np.sqrt(np.asarray([4, 9]) + 1e-5)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+    gradients = weight_gradients(layer, lambda y: ops.sum(y * y), BATCH)
+    assert [path.split("/")[-1] for path in gradients] == ["gamma", "beta"]
+    for gradient in gradients.values():
+        assert np.abs(gradient).min() > 1
+
+
+def test_batch_norm_learns_statistics_with_torch_s_momentum():
+    layer = BatchNorm()
+    out = numpy(layer(BATCH, training=True))
+    np.testing.assert_allclose(out.mean(axis=(0, 1, 2)), 0, atol=1e-5)
+    mean, variance = BATCH.mean(axis=(0, 1, 2)), BATCH.var(axis=(0, 1, 2))
+    np.testing.assert_allclose(numpy(layer.moving_mean), 0.1 * mean, rtol=1e-4)
+    np.testing.assert_allclose(numpy(layer.moving_variance), 0.9 + 0.1 * variance, rtol=2e-2)
+
+
+def test_batch_norm_s_epsilon_is_torch_s():
+    layer = BatchNorm(frozen=True)
+    layer.build((1, 1, 1, 1))
+    layer.moving_variance.assign([0.0])
+    out = numpy(layer(np.ones((1, 1, 1, 1), "float32")))
+    assert out.item() == pytest.approx(1 / np.sqrt(1e-5), rel=1e-4)
+
+
+def test_initial_weights():
+    normal = numpy(normal_init(0.01)((300, 300)))
+    assert normal.std() == pytest.approx(0.01, rel=0.02)
+    he = numpy(relu_init((3, 3, 64, 128)))
+    assert he.std() == pytest.approx(np.sqrt(2 / (9 * 128)), rel=0.02)  # fan out
+    layer = conv_relu(8)
+    out = numpy(layer(np.random.default_rng(0).normal(size=(1, 5, 7, 4)).astype("float32")))
+    assert out.shape == (1, 5, 7, 8)
+    assert out.min() == 0
+    assert not numpy(layer.bias).any()
