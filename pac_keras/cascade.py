@@ -6,24 +6,40 @@ Source: Cai and Vasconcelos 2018 (Cascade R-CNN), section 4.
 from keras import layers, ops
 
 from pac_keras.boxes import clip_boxes, decode_deltas
+from pac_keras.heads.box import BoxHead
 
-IOU_THRESHOLDS = (0.5, 0.6, 0.7)
-DELTA_SCALES = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
-STAGE_WEIGHTS = (1.0, 0.5, 0.25)
+_IOU_THRESHOLDS = (0.5, 0.6, 0.7)
+_DELTA_SCALES = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
+_LOSS_WEIGHTS = (1.0, 0.5, 0.25)
+
+
+def box_stages(num_classes, fc_channels=1024):
+    """Three BoxStages: stricter, finer, and of less weight from one to the next."""
+    return [
+        BoxStage(BoxHead(num_classes, fc_channels), *settings)
+        for settings in zip(_IOU_THRESHOLDS, _DELTA_SCALES, _LOSS_WEIGHTS, strict=True)
+    ]
 
 
 class BoxStage(layers.Layer):
-    """A box head, the scale of its deltas, and the IoU from which it calls a region positive.
+    """A box head with its settings.
+
+    Args:
+        head: BoxHead.
+        iou_threshold: IoU from which a region is positive.
+        delta_scale: four numbers that the targets of its deltas are divided by.
+        loss_weight: of all losses of the stage.
 
     `call(features [N, 7, 7, C])` answers what the head answers. Boxes never enter `call`, since
     Keras would cast them to half precision under a mixed policy: `refine` takes them.
     """
 
-    def __init__(self, head, iou_threshold, delta_scale, **kwargs):
+    def __init__(self, head, iou_threshold, delta_scale, loss_weight, **kwargs):
         super().__init__(**kwargs)
         self.head = head
         self.iou_threshold = iou_threshold
         self.delta_scale = delta_scale
+        self.loss_weight = loss_weight
 
     def call(self, features):
         return self.head(features)

@@ -6,6 +6,7 @@ Source: He et al. 2016, Xie et al. 2017, with the stride on the 3x3 convolution 
 import numpy as np
 from keras import layers, ops
 
+from pac_keras.choices import check_choice
 from pac_keras.layers import BatchNorm, ConvNorm, pad_borders
 
 # name: (blocks per stage, bottleneck, groups, width of a group in the first stage)
@@ -42,10 +43,8 @@ class ResNet(layers.Layer):
                 f"`backbone` must be one of {sorted(ARCHITECTURES)} or a backbone layer. "
                 f"Received: backbone={architecture!r}"
             )
-        if norm not in ("frozen", "batch"):
-            raise ValueError(f'`norm` must be "frozen" or "batch". Received: norm={norm!r}')
-        if frozen_stages not in range(5):
-            raise ValueError(f"`frozen_stages` must be 0..4. Received: {frozen_stages!r}")
+        check_choice("norm", norm, ("frozen", "batch"))
+        check_choice("frozen_stages", frozen_stages, range(5))
         blocks, bottleneck, groups, group_width = ARCHITECTURES[architecture]
         frozen = norm == "frozen"
         self.stem = ConvNorm(base_channels, 7, strides=2, frozen_norm=frozen)

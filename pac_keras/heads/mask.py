@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from keras import layers, ops
 
+from pac_keras.choices import check_choice
 from pac_keras.layers import conv_relu, normal_init, relu_init
 from pac_keras.losses import binary_cross_entropy
 from pac_keras.masks import roi_targets
@@ -37,6 +38,14 @@ class MaskHead(layers.Layer):
         for conv in self.convs:
             x = conv(x)
         return x, self.logits(self.upsample(x))
+
+
+def mask_heads(count, num_classes, channels=256, information_flow=True):
+    """`count` MaskHeads; with `information_flow` all but the first build on the one before."""
+    return [
+        MaskHead(num_classes, channels, takes_carried=information_flow and i > 0)
+        for i in range(count)
+    ]
 
 
 class MaskOutput(NamedTuple):
@@ -71,6 +80,7 @@ def stage_masks(outputs, labels, stage="ensemble"):
         labels: int32 `[B, D]`; padding gives zeros.
         stage: "ensemble" for the mean over stages, or the number of one, from 1.
     """
+    check_choice("test_mask_stage", stage, ("ensemble", *range(1, len(outputs) + 1)))
     chosen = outputs if stage == "ensemble" else [outputs[stage - 1]]
     masks = sum(ops.sigmoid(of_class(output.logits, labels)) for output in chosen) / len(chosen)
     masks = ops.reshape(masks, (-1, labels.shape[1], *masks.shape[1:]))

@@ -7,6 +7,7 @@ import math
 
 from keras import initializers, layers, ops
 
+from pac_keras.choices import check_choice
 from pac_keras.heads.mask import object_frames, of_class
 from pac_keras.layers import conv_relu, normal_init, pad_borders, relu_init
 from pac_keras.masks import share_inside
@@ -64,6 +65,18 @@ class MaskQualityHead(layers.Layer):
             x = dense(x)
         return self.quality(x)
 
+    def of(self, features, outputs, labels):
+        """Predicted IoU of the last stage's masks for their classes, float32 `[B, R]`.
+
+        Args:
+            features: `[B * R, 14, 14, C]`, what the mask heads received.
+            outputs: MaskOutput of each mask head.
+            labels: int `[B, R]`.
+        """
+        quality = self(features, of_class(outputs[-1].logits, labels), outputs[1].hidden)
+        picked = of_class(quality[:, None, None, :], labels)
+        return ops.reshape(picked, ops.shape(labels))
+
 
 def quality_target(mask_logits, targets, rois, matches, ground_truth):
     """IoU of each predicted mask with its whole object, float32 `[B, R]` in [0, 1].
@@ -72,12 +85,13 @@ def quality_target(mask_logits, targets, rois, matches, ground_truth):
     probability of one half.
 
     Args:
-        mask_logits: float32 `[B * R, g, g]`, of the matched class.
+        mask_logits: float32 `[B * R, g, g, K]`.
         targets: float32 `[B, R, g, g]`, the object inside the region.
         rois, matches: `[B, R]`; rows without object give 0.
         ground_truth: GroundTruth.
     """
-    predicted = ops.reshape(ops.cast(mask_logits >= 0.0, "float32"), ops.shape(targets))
+    predicted = ops.cast(of_class(mask_logits, matches.labels) >= 0.0, "float32")
+    predicted = ops.reshape(predicted, ops.shape(targets))
     inside = share_inside(*object_frames(matches, ground_truth), rois.boxes)
     area = ops.sum(targets, axis=(-2, -1))
     whole_area = area / (inside + 1e-7)
@@ -86,23 +100,10 @@ def quality_target(mask_logits, targets, rois, matches, ground_truth):
     return ops.stop_gradient(matches.positive * shared / ops.maximum(union, 1e-6))
 
 
-def quality_loss(quality, target, matches):
-    """Squared error over regions whose target is above 0 as (sum, count).
-
-    Args:
-        quality: float32 `[B * R, K]`.
-        target: float32 `[B, R]` in [0, 1].
-        matches: Matches `[B, R]`.
-    """
-    predicted = class_quality(quality, matches.labels)
+def quality_loss(quality, target):
+    """Squared error over regions whose target is above 0 as (sum, count); both `[B, R]`."""
     counted = ops.cast(target > 0.0, "float32")
-    return ops.sum(counted * ops.square(predicted - target)), ops.sum(counted)
-
-
-def class_quality(quality, labels):
-    """Each region's quality for its class: `[B * R, K]`, int `[B, R]` -> float32 `[B, R]`."""
-    picked = of_class(quality[:, None, None, :], labels)
-    return ops.reshape(picked, ops.shape(labels))
+    return ops.sum(counted * ops.square(quality - target)), ops.sum(counted)
 
 
 def rescored(detections, quality, rescore):
@@ -113,6 +114,7 @@ def rescored(detections, quality, rescore):
         quality: float32 `[B, D]`, the predicted IoU; clipped to [0, 1].
         rescore: "both": `box_scores` change alike; "segm": they stay the class scores.
     """
+    check_choice("rescore", rescore, ("both", "segm"))
     scores = detections.scores * ops.clip(quality, 0.0, 1.0)
     box_scores = scores if rescore == "both" else detections.box_scores
     found = detections._replace(scores=scores, box_scores=box_scores)

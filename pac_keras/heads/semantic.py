@@ -5,6 +5,7 @@ All branches answer `(features [B, H/8, W/8, channels], logits [B, H/8, W/8, S])
 
 from keras import layers, ops
 
+from pac_keras.choices import check_choice
 from pac_keras.layers import conv_relu, normal_init, resize_bilinear
 from pac_keras.losses import cross_entropy
 from pac_keras.structures import IGNORED_PIXEL
@@ -112,14 +113,11 @@ def semantic_head(kind, num_semantic_classes, channels=256, decoder_convs=2):
     Raises:
         ValueError: unknown `kind`.
     """
+    check_choice("semantic", kind, ("paspe", "aspp", "htc", "none"))
     if kind == "none":
         return None
     if kind == "htc":
         return FusedSemanticHead(num_semantic_classes, channels)
-    if kind not in ("paspe", "aspp"):
-        raise ValueError(
-            f'`semantic` must be "paspe", "aspp", "htc" or "none". Received: semantic={kind!r}'
-        )
     pooling = PASPE(channels) if kind == "paspe" else ASPP(channels)
     return AtrousSemanticHead(pooling, num_semantic_classes, channels, decoder_convs)
 

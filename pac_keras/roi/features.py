@@ -54,13 +54,30 @@ def from_semantic(features, sampling_ratio=2):
     return source
 
 
-def roi_features(*sources, fusion="sum"):
-    """The source that fuses `sources`: "sum" adds them, "concat" stacks their channels."""
+def fuse(*sources, reduce=None):
+    """The source that adds `sources`, or that applies `reduce` to their stacked channels."""
 
-    def pool(boxes, size):
-        cuts = [source(boxes, size) for source in sources]
-        if fusion == "concat":
-            return ops.concatenate(cuts, axis=-1)
-        return sum(cuts[1:], cuts[0])
+    def source(boxes, size):
+        cuts = [cut(boxes, size) for cut in sources]
+        if reduce is None:
+            return sum(cuts[1:], cuts[0])
+        return reduce(ops.concatenate(cuts, axis=-1))
 
-    return pool
+    return source
+
+
+def branch_sources(pyramid, semantic, fused_branches, reduce=None, sampling_ratio=2):
+    """Sources of the box and of the mask branch: the pyramid, fused with `semantic` where asked.
+
+    Args:
+        pyramid: {2..6: `[B, h, w, C]`}.
+        semantic: `[B, H/8, W/8, C]`, or None.
+        fused_branches: which of "box" and "mask" receive semantic features.
+        reduce: see `fuse`.
+        sampling_ratio: see `roi_align`.
+    """
+    plain = from_pyramid(pyramid, sampling_ratio)
+    if semantic is None:
+        return plain, plain
+    fused = fuse(plain, from_semantic(semantic, sampling_ratio), reduce=reduce)
+    return tuple(fused if branch in fused_branches else plain for branch in ("box", "mask"))

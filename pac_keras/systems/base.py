@@ -65,7 +65,7 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         self.weight_decay, self.clip_norm = 0.0, None
         self.trackers = []
 
-    def finish(self, loss_names):
+    def finish(self, *loss_names):
         """Ends a system's `__init__`: creates all variables, and a tracker for each loss."""
         self.trackers = [keras.metrics.Mean(name=name) for name in ("loss", *loss_names)]
         size = np.full((1, 2), 2 * _STRIDE, "int32")
@@ -261,12 +261,6 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         optimizer = keras.saving.deserialize_keras_object(config.pop("optimizer"))
         self.compile(optimizer, **config)
         optimizer.build(self.trainable_variables)
-
-
-def check_choice(name, value, choices):
-    """Raises a ValueError that names the argument unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {list(choices)}. Received: {name}={value!r}")
 
 
 def feed(dataset, start_epoch=None):

@@ -2,15 +2,14 @@
 
 import keras
 
-from pac_keras.cascade import DELTA_SCALES, IOU_THRESHOLDS, STAGE_WEIGHTS, BoxStage, refine_boxes
-from pac_keras.heads.box import BoxHead, box_loss
-from pac_keras.heads.mask import MaskHead, mask_cascade, mask_loss, mask_targets, stage_masks
+from pac_keras.cascade import box_stages, refine_boxes
+from pac_keras.heads.box import box_loss
+from pac_keras.heads.mask import mask_cascade, mask_heads, mask_loss, mask_targets, stage_masks
 from pac_keras.heads.semantic import semantic_head, semantic_loss
 from pac_keras.losses import weighted
-from pac_keras.roi.features import from_pyramid, from_semantic, roi_features
+from pac_keras.roi.features import branch_sources
 from pac_keras.roi.sampling import positives
-from pac_keras.systems.base import check_choice
-from pac_keras.systems.two_stage import RPN_LOSSES, TwoStageSegmenter, stage_loss_names
+from pac_keras.systems.two_stage import TwoStageSegmenter
 
 
 @keras.saving.register_keras_serializable("pac_keras")
@@ -44,31 +43,24 @@ class HTC(TwoStageSegmenter):
         **shared,
     ):
         super().__init__(num_classes, backbone, score_threshold=score_threshold, **shared)
-        check_choice("test_mask_stage", test_mask_stage, ("ensemble", 1, 2, 3))
-        classes, channels = self.num_classes, self.channels
         self.semantic_fusion = tuple(semantic_fusion)
         self.semantic_loss_weight = semantic_loss_weight
         self.interleaved, self.mask_info_flow = interleaved, mask_info_flow
         self.test_mask_stage = test_mask_stage
-        self.semantic = semantic_head(semantic, num_semantic_classes, channels)
-        self.stages = [
-            BoxStage(BoxHead(classes, self.fc_channels), threshold, scale)
-            for threshold, scale in zip(IOU_THRESHOLDS, DELTA_SCALES, strict=True)
-        ]
-        self.mask_heads = [
-            MaskHead(classes, channels, takes_carried=mask_info_flow and i > 0) for i in range(3)
-        ]
+
+        self.semantic = semantic_head(semantic, num_semantic_classes, self.channels)
+        self.stages = box_stages(num_classes, self.fc_channels)
+        self.mask_heads = mask_heads(3, num_classes, self.channels, mask_info_flow)
         self.finish(
-            [
-                *RPN_LOSSES,
-                *(["semantic"] if self.semantic is not None else []),
-                *stage_loss_names(len(self.stages)),
-            ]
+            "rpn_objectness",
+            "rpn_box",
+            *(["semantic"] if self.semantic is not None else []),
+            *(f"stage{i}_{part}" for i in (1, 2, 3) for part in ("class", "box", "mask")),
         )
 
     def call(self, images):
         pyramid = self.encode(images)
-        box_pool, mask_pool, _ = self.pools(pyramid)
+        (box_pool, mask_pool), _ = self.sources(pyramid)
         rois = self.propose(self.rpn(pyramid), images.sizes)
         rois, scores = refine_boxes(self.stages, box_pool, rois, images.sizes)
         found = self.select(rois, scores)
@@ -78,37 +70,30 @@ class HTC(TwoStageSegmenter):
     def training_losses(self, batch, training=True):
         images, truth = batch
         pyramid = self.encode(images, training)
-        box_pool, mask_pool, segmentation = self.pools(pyramid)
+        (box_pool, mask_pool), segmentation = self.sources(pyramid)
         maps = self.rpn(pyramid)
         losses = self.rpn_losses(maps, images.sizes, truth)
         if segmentation is not None:
             loss = semantic_loss(segmentation, truth.semantic)
             losses["semantic"] = weighted(loss, self.semantic_loss_weight)
         rois = self.propose(maps, images.sizes, training=True)
-        for i, (stage, weight) in enumerate(zip(self.stages, STAGE_WEIGHTS, strict=True)):
+        for i, stage in enumerate(self.stages, start=1):
             sampled, matches = self.sample(rois, truth, stage.iou_threshold)
             logits, deltas = stage.predict(box_pool, sampled)
-            box_losses = box_loss(logits, deltas, sampled, matches, truth, stage.delta_scale)
+            parts = box_loss(logits, deltas, sampled, matches, truth, stage.delta_scale)
             rois = stage.refine(sampled, deltas, images.sizes)
             if self.interleaved:  # masks are trained on what this stage made of the boxes
                 sampled, matches = self.sample(rois, truth, stage.iou_threshold)
             sampled, matches = positives(sampled, matches)
             features = mask_pool(sampled.boxes, 14)
-            heads = self.mask_heads[: i + 1]
-            logits = mask_cascade(heads, features, self.mask_info_flow)[-1].logits
+            outputs = mask_cascade(self.mask_heads[:i], features, self.mask_info_flow)
             targets = mask_targets(sampled, matches, truth, images.sizes)
-            losses |= {f"stage{i + 1}_{n}": weighted(x, weight) for n, x in box_losses.items()}
-            losses[f"stage{i + 1}_mask"] = weighted(mask_loss(logits, targets, matches), weight)
+            parts["mask"] = mask_loss(outputs[-1].logits, targets, matches)
+            losses |= {f"stage{i}_{n}": weighted(x, stage.loss_weight) for n, x in parts.items()}
         return losses
 
-    def pools(self, pyramid):
-        """Sources of box and of mask features, and semantic logits (None without branch)."""
-        plain = from_pyramid(pyramid, self.sampling_ratio)
-        if self.semantic is None:
-            return plain, plain, None
-        features, logits = self.semantic(pyramid)
-        fused = roi_features(plain, from_semantic(features, self.sampling_ratio))
-        box_pool, mask_pool = (
-            fused if branch in self.semantic_fusion else plain for branch in ("box", "mask")
-        )
-        return box_pool, mask_pool, logits
+    def sources(self, pyramid):
+        """Features of the box and of the mask branch, and semantic logits (None without branch)."""
+        features, logits = (None, None) if self.semantic is None else self.semantic(pyramid)
+        settings = self.semantic_fusion, None, self.sampling_ratio
+        return branch_sources(pyramid, features, *settings), logits

@@ -1,39 +1,23 @@
-"""Partial atrous cascade R-CNN: HTC with a PASPE semantic branch and predicted mask quality.
-
-No public code exists; where the paper is silent, each choice is in the docstrings of the parts.
-"""
+"""Partial atrous cascade R-CNN: HTC with a PASPE semantic branch and predicted mask quality."""
 
 import keras
 
-from pac_keras.cascade import DELTA_SCALES, IOU_THRESHOLDS, STAGE_WEIGHTS, BoxStage, refine_boxes
-from pac_keras.heads.box import BoxHead, box_loss
-from pac_keras.heads.mask import (
-    MaskHead,
-    mask_cascade,
-    mask_loss,
-    mask_targets,
-    of_class,
-    stage_masks,
-)
-from pac_keras.heads.quality import (
-    MaskQualityHead,
-    class_quality,
-    quality_loss,
-    quality_target,
-    rescored,
-)
+from pac_keras.cascade import box_stages, refine_boxes
+from pac_keras.choices import check_choice
+from pac_keras.heads import quality as mq
+from pac_keras.heads.box import box_loss
+from pac_keras.heads.mask import mask_cascade, mask_heads, mask_loss, mask_targets, stage_masks
 from pac_keras.heads.semantic import semantic_head, semantic_loss
+from pac_keras.layers import conv_relu
 from pac_keras.losses import weighted
-from pac_keras.roi.features import from_pyramid, from_semantic, roi_features
+from pac_keras.roi.features import branch_sources
 from pac_keras.roi.sampling import positives
-from pac_keras.systems.base import check_choice
-from pac_keras.systems.two_stage import RPN_LOSSES, TwoStageSegmenter, stage_loss_names
+from pac_keras.systems.two_stage import TwoStageSegmenter
 
 
 @keras.saving.register_keras_serializable("pac_keras")
 class PAC(TwoStageSegmenter):
-    """Boxes and masks refine each other in three stages; a semantic branch sees far, and the
-    score of a mask says how good the mask is.
+    """HTC's cascade with far-seeing semantic context and a score that knows its mask's quality.
 
     Args:
         num_classes, backbone, **shared: see `TwoStageSegmenter`.
@@ -41,11 +25,11 @@ class PAC(TwoStageSegmenter):
         semantic: "paspe", "aspp", "htc" (table 3), or "none".
         semantic_fusion: which branches receive semantic features, of "box" and "mask".
         semantic_loss_weight: 1 in the paper.
-        roi_fusion: "sum" or "concat" of pyramid and semantic features.
-        decoder_convs: 3x3 convolutions between the stacked maps and the outputs.
-        mask_quality: predicts the IoU of each mask and multiplies the score by it (table 1).
+        roi_fusion: "sum" of pyramid and semantic features, or "concat" and a 1x1 convolution.
+        decoder_convs: 3x3 convolutions of the semantic branch at stride 8.
+        mask_quality: the score is multiplied by the predicted IoU of the mask (table 1).
         quality_convs: 4, or 2 for "architecture simplification" (table 3).
-        quality_info_flow: the quality module also sees the second mask head's features (table 3).
+        quality_info_flow: mask quality also sees the second mask head's features (table 3).
         rescore: "both" ranks boxes and masks by the product, "segm" masks alone.
         interleaved, mask_info_flow, test_mask_stage: see `HTC`.
     """
@@ -72,39 +56,30 @@ class PAC(TwoStageSegmenter):
         **shared,
     ):
         super().__init__(num_classes, backbone, score_threshold=score_threshold, **shared)
-        check_choice("rescore", rescore, ("both", "segm"))
         check_choice("roi_fusion", roi_fusion, ("sum", "concat"))
-        check_choice("test_mask_stage", test_mask_stage, ("ensemble", 1, 2, 3))
-        classes, channels = self.num_classes, self.channels
-        self.semantic_fusion, self.roi_fusion = tuple(semantic_fusion), roi_fusion
+        self.semantic_fusion = tuple(semantic_fusion)
         self.semantic_loss_weight = semantic_loss_weight
         self.interleaved, self.mask_info_flow = interleaved, mask_info_flow
         self.test_mask_stage, self.rescore = test_mask_stage, rescore
+
+        channels, fc_channels = self.channels, self.fc_channels
         self.semantic = semantic_head(semantic, num_semantic_classes, channels, decoder_convs)
-        self.stages = [
-            BoxStage(BoxHead(classes, self.fc_channels), threshold, scale)
-            for threshold, scale in zip(IOU_THRESHOLDS, DELTA_SCALES, strict=True)
-        ]
-        self.mask_heads = [
-            MaskHead(classes, channels, takes_carried=mask_info_flow and i > 0) for i in range(3)
-        ]
-        self.quality = (
-            MaskQualityHead(classes, channels, self.fc_channels, quality_convs, quality_info_flow)
-            if mask_quality
-            else None
-        )
+        self.reduce = conv_relu(channels, 1) if roi_fusion == "concat" else None
+        self.stages = box_stages(num_classes, fc_channels)
+        self.mask_heads = mask_heads(3, num_classes, channels, mask_info_flow)
+        settings = num_classes, channels, fc_channels, quality_convs, quality_info_flow
+        self.quality = mq.MaskQualityHead(*settings) if mask_quality else None
         self.finish(
-            [
-                *RPN_LOSSES,
-                *(["semantic"] if self.semantic is not None else []),
-                *stage_loss_names(len(self.stages)),
-                *(["quality"] if self.quality is not None else []),
-            ]
+            "rpn_objectness",
+            "rpn_box",
+            *(["semantic"] if self.semantic is not None else []),
+            *(f"stage{i}_{part}" for i in (1, 2, 3) for part in ("class", "box", "mask")),
+            *(["quality"] if self.quality is not None else []),
         )
 
     def call(self, images):
         pyramid = self.encode(images)
-        box_pool, mask_pool, _ = self.pools(pyramid)
+        (box_pool, mask_pool), _ = self.sources(pyramid)
         rois = self.propose(self.rpn(pyramid), images.sizes)
         rois, scores = refine_boxes(self.stages, box_pool, rois, images.sizes)
         found = self.select(rois, scores)
@@ -113,54 +88,39 @@ class PAC(TwoStageSegmenter):
         found = found._replace(masks=stage_masks(outputs, found.labels, self.test_mask_stage))
         if self.quality is None:
             return found
-        quality = self.mask_quality(features, outputs, found.labels)
-        return rescored(found, class_quality(quality, found.labels), self.rescore)
+        return mq.rescored(found, self.quality.of(features, outputs, found.labels), self.rescore)
 
     def training_losses(self, batch, training=True):
         images, truth = batch
         pyramid = self.encode(images, training)
-        box_pool, mask_pool, segmentation = self.pools(pyramid)
+        (box_pool, mask_pool), segmentation = self.sources(pyramid)
         maps = self.rpn(pyramid)
         losses = self.rpn_losses(maps, images.sizes, truth)
         if segmentation is not None:
             loss = semantic_loss(segmentation, truth.semantic)
             losses["semantic"] = weighted(loss, self.semantic_loss_weight)
         rois = self.propose(maps, images.sizes, training=True)
-        for i, (stage, weight) in enumerate(zip(self.stages, STAGE_WEIGHTS, strict=True)):
+        for i, stage in enumerate(self.stages, start=1):
             sampled, matches = self.sample(rois, truth, stage.iou_threshold)
             logits, deltas = stage.predict(box_pool, sampled)
-            box_losses = box_loss(logits, deltas, sampled, matches, truth, stage.delta_scale)
+            parts = box_loss(logits, deltas, sampled, matches, truth, stage.delta_scale)
             rois = stage.refine(sampled, deltas, images.sizes)
             if self.interleaved:  # masks are trained on what this stage made of the boxes
                 sampled, matches = self.sample(rois, truth, stage.iou_threshold)
             sampled, matches = positives(sampled, matches)
             features = mask_pool(sampled.boxes, 14)
-            outputs = mask_cascade(self.mask_heads[: i + 1], features, self.mask_info_flow)
-            logits = outputs[-1].logits
+            outputs = mask_cascade(self.mask_heads[:i], features, self.mask_info_flow)
             targets = mask_targets(sampled, matches, truth, images.sizes)
-            losses |= {f"stage{i + 1}_{n}": weighted(x, weight) for n, x in box_losses.items()}
-            losses[f"stage{i + 1}_mask"] = weighted(mask_loss(logits, targets, matches), weight)
+            parts["mask"] = mask_loss(outputs[-1].logits, targets, matches)
+            losses |= {f"stage{i}_{n}": weighted(x, stage.loss_weight) for n, x in parts.items()}
         if self.quality is not None:
-            quality = self.mask_quality(features, outputs, matches.labels)
-            predicted = of_class(logits, matches.labels)
-            target = quality_target(predicted, targets, sampled, matches, truth)
-            losses["quality"] = quality_loss(quality, target, matches)
+            predicted = self.quality.of(features, outputs, matches.labels)
+            target = mq.quality_target(outputs[-1].logits, targets, sampled, matches, truth)
+            losses["quality"] = mq.quality_loss(predicted, target)
         return losses
 
-    def mask_quality(self, features, outputs, labels):
-        """Predicted IoU `[N, K]` of the last stage's masks, see `MaskQualityHead`."""
-        return self.quality(features, of_class(outputs[-1].logits, labels), outputs[1].hidden)
-
-    def pools(self, pyramid):
-        """Sources of box and of mask features, and semantic logits (None without branch)."""
-        plain = from_pyramid(pyramid, self.sampling_ratio)
-        if self.semantic is None:
-            return plain, plain, None
-        features, logits = self.semantic(pyramid)
-        fused = roi_features(
-            plain, from_semantic(features, self.sampling_ratio), fusion=self.roi_fusion
-        )
-        box_pool, mask_pool = (
-            fused if branch in self.semantic_fusion else plain for branch in ("box", "mask")
-        )
-        return box_pool, mask_pool, logits
+    def sources(self, pyramid):
+        """Features of the box and of the mask branch, and semantic logits (None without branch)."""
+        features, logits = (None, None) if self.semantic is None else self.semantic(pyramid)
+        settings = self.semantic_fusion, self.reduce, self.sampling_ratio
+        return branch_sources(pyramid, features, *settings), logits

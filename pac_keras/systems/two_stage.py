@@ -3,15 +3,15 @@
 import keras
 from keras import ops
 
+from pac_keras.choices import check_choice
 from pac_keras.detections.select import select
 from pac_keras.losses import smooth_l1
 from pac_keras.proposals.rpn import RPN, propose, rpn_loss
 from pac_keras.pyramid.fpn import FPN
 from pac_keras.roi.sampling import sample_rois
 from pac_keras.structures import PADDING, Detections, Images
-from pac_keras.systems.base import InstanceSegmenter, check_choice
+from pac_keras.systems.base import InstanceSegmenter
 
-RPN_LOSSES = ("rpn_objectness", "rpn_box")
 _RPN_BETA = 1 / 9  # of smooth L1, as in Detectron
 
 
@@ -133,8 +133,3 @@ class TwoStageSegmenter(InstanceSegmenter):
 
 def _rpn_error(predicted, target):
     return smooth_l1(predicted, target, _RPN_BETA)
-
-
-def stage_loss_names(num_stages):
-    """Names of the losses of a cascade's stages, in the order of training."""
-    return [f"stage{i + 1}_{part}" for i in range(num_stages) for part in ("class", "box", "mask")]
