@@ -11,6 +11,7 @@ from pac_keras.heads.box import BoxHead
 _IOU_THRESHOLDS = (0.5, 0.6, 0.7)
 _DELTA_SCALES = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 _LOSS_WEIGHTS = (1.0, 0.5, 0.25)
+STAGE_LOSSES = tuple(f"stage{i}_{part}" for i in (1, 2, 3) for part in ("class", "box", "mask"))
 
 
 def box_stages(num_classes, fc_channels=1024):

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from pac_keras.backbone.pretrained import PretrainedBackbone
 from pac_keras.backbone.resnet import ResNet
 from pac_keras.structures import Batch, GroundTruth, Images
 from pac_keras.systems.jax_steps import JAXSteps
@@ -32,8 +33,8 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
 
     Attributes:
         mask_threshold: probability from which a pixel belongs to a mask.
-        categories: tuple of (id, name) of the labels, or None; `fit` takes it from the data.
-        preprocessing: how pictures become network input, or None; `fit` takes it from the data.
+        categories: (id, name) of each label, and preprocessing: how pictures become network
+            input; None until `fit` takes both from the data.
     """
 
     mask_threshold = 0.5
@@ -66,8 +67,9 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         self.trackers = []
 
     def finish(self, *loss_names):
-        """Ends a system's `__init__`: creates all variables, and a tracker for each loss."""
-        self.trackers = [keras.metrics.Mean(name=name) for name in ("loss", *loss_names)]
+        """Ends a system's `__init__`: creates all variables, and a tracker for each named loss."""
+        names = ["loss", *(name for name in loss_names if name)]
+        self.trackers = [keras.metrics.Mean(name=name) for name in names]
         size = np.full((1, 2), 2 * _STRIDE, "int32")
         self(Images(np.zeros((1, 2 * _STRIDE, 2 * _STRIDE, 3), "float32"), size))
 
@@ -101,8 +103,7 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         """Keras's `fit`, which also takes Datasets of `pac_keras.data`.
 
         Raises:
-            ValueError: frozen layers hold weights that were never loaded, or the data has another
-                number of classes than the model.
+            ValueError: frozen layers were never loaded, or the data has other class counts.
         """
         self._check_frozen()
         if _is_dataset(x):
@@ -123,21 +124,19 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
     def predict(self, x, *args, **kwargs):
         """Keras's `predict`: Detections, NumPy, of Images or of a Dataset of `pac_keras.data`.
 
-        All of a bare array of normalised pixels `[B, H, W, 3]` is taken as valid.
+        All of a bare array of pixels is taken as valid.
         """
         if isinstance(x, np.ndarray):
             x = Images(x, np.tile(np.asarray([x.shape[1:3]], "int32"), (len(x), 1)))
         return super().predict(feed(x) if _is_dataset(x) else x, *args, **kwargs)
 
     def _check_frozen(self):
-        untouched = (
-            self.backbone.untouched_statistics() if isinstance(self.backbone, ResNet) else []
-        )
-        if untouched:
+        known = isinstance(self.backbone, ResNet | PretrainedBackbone)
+        if known and (untouched := self.backbone.untouched_statistics()):
             raise ValueError(
                 f"Frozen parts of the backbone hold random weights: {len(untouched)} batch norms, "
                 f"first {untouched[0]}, still have their initial statistics. Load pretrained "
-                'weights first, or train everything with frozen_stages=0, norm="batch".'
+                'weights first, or train all: frozen_stages=0, norm="batch" (or frozen=False).'
             )
 
     def _adopt(self, dataset):
@@ -241,11 +240,8 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
             model.preprocessing = Preprocessing(*fields)
         return model
 
-    def get_build_config(self):
-        return None
-
     def build_from_config(self, config):
-        """Nothing: a constructed system has all its variables."""
+        """Nothing, like `build`."""
 
     def get_compile_config(self):
         if not self.compiled:
@@ -264,10 +260,9 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
 
 
 def feed(dataset, start_epoch=None):
-    """What Keras iterates over: Batches of a Dataset of `pac_keras.data`.
+    """What Keras iterates over: Batches from `start_epoch` on, without end; None = one epoch.
 
-    On TensorFlow a `tf.data.Dataset` whose heights and widths are unknown, so that every shape
-    fits one graph. From `start_epoch` on, without end; None gives one epoch.
+    On TensorFlow heights and widths are unknown, so that every shape fits one graph.
     """
 
     def batches():

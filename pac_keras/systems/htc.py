@@ -2,14 +2,14 @@
 
 import keras
 
-from pac_keras.cascade import box_stages, refine_boxes
+from pac_keras.cascade import STAGE_LOSSES, box_stages, refine_boxes
 from pac_keras.heads.box import box_loss
 from pac_keras.heads.mask import mask_cascade, mask_heads, mask_loss, mask_targets, stage_masks
 from pac_keras.heads.semantic import semantic_head, semantic_loss
 from pac_keras.losses import weighted
 from pac_keras.roi.features import branch_sources
 from pac_keras.roi.sampling import positives
-from pac_keras.systems.two_stage import TwoStageSegmenter
+from pac_keras.systems.two_stage import RPN_LOSSES, TwoStageSegmenter
 
 
 @keras.saving.register_keras_serializable("pac_keras")
@@ -51,12 +51,7 @@ class HTC(TwoStageSegmenter):
         self.semantic = semantic_head(semantic, num_semantic_classes, self.channels)
         self.stages = box_stages(num_classes, self.fc_channels)
         self.mask_heads = mask_heads(3, num_classes, self.channels, mask_info_flow)
-        self.finish(
-            "rpn_objectness",
-            "rpn_box",
-            *(["semantic"] if self.semantic is not None else []),
-            *(f"stage{i}_{part}" for i in (1, 2, 3) for part in ("class", "box", "mask")),
-        )
+        self.finish(*RPN_LOSSES, *STAGE_LOSSES, self.semantic and "semantic")
 
     def call(self, images):
         pyramid = self.encode(images)

@@ -2,7 +2,7 @@
 
 import keras
 
-from pac_keras.cascade import box_stages, refine_boxes
+from pac_keras.cascade import STAGE_LOSSES, box_stages, refine_boxes
 from pac_keras.choices import check_choice
 from pac_keras.heads import quality as mq
 from pac_keras.heads.box import box_loss
@@ -12,7 +12,7 @@ from pac_keras.layers import conv_relu
 from pac_keras.losses import weighted
 from pac_keras.roi.features import branch_sources
 from pac_keras.roi.sampling import positives
-from pac_keras.systems.two_stage import TwoStageSegmenter
+from pac_keras.systems.two_stage import RPN_LOSSES, TwoStageSegmenter
 
 
 @keras.saving.register_keras_serializable("pac_keras")
@@ -23,7 +23,7 @@ class PAC(TwoStageSegmenter):
         num_classes, backbone, **shared: see `TwoStageSegmenter`.
         num_semantic_classes: classes of the semantic map; 183 in COCO-stuff.
         semantic: "paspe", "aspp", "htc" (table 3), or "none".
-        semantic_fusion: which branches receive semantic features, of "box" and "mask".
+        semantic_fusion, interleaved, mask_info_flow, test_mask_stage: see `HTC`.
         semantic_loss_weight: 1 in the paper.
         roi_fusion: "sum" of pyramid and semantic features, or "concat" and a 1x1 convolution.
         decoder_convs: 3x3 convolutions of the semantic branch at stride 8.
@@ -31,7 +31,6 @@ class PAC(TwoStageSegmenter):
         quality_convs: 4, or 2 for "architecture simplification" (table 3).
         quality_info_flow: mask quality also sees the second mask head's features (table 3).
         rescore: "both" ranks boxes and masks by the product, "segm" masks alone.
-        interleaved, mask_info_flow, test_mask_stage: see `HTC`.
     """
 
     def __init__(
@@ -62,20 +61,15 @@ class PAC(TwoStageSegmenter):
         self.interleaved, self.mask_info_flow = interleaved, mask_info_flow
         self.test_mask_stage, self.rescore = test_mask_stage, rescore
 
-        channels, fc_channels = self.channels, self.fc_channels
+        channels = self.channels
         self.semantic = semantic_head(semantic, num_semantic_classes, channels, decoder_convs)
         self.reduce = conv_relu(channels, 1) if roi_fusion == "concat" else None
-        self.stages = box_stages(num_classes, fc_channels)
+        self.stages = box_stages(num_classes, self.fc_channels)
         self.mask_heads = mask_heads(3, num_classes, channels, mask_info_flow)
-        settings = num_classes, channels, fc_channels, quality_convs, quality_info_flow
-        self.quality = mq.MaskQualityHead(*settings) if mask_quality else None
-        self.finish(
-            "rpn_objectness",
-            "rpn_box",
-            *(["semantic"] if self.semantic is not None else []),
-            *(f"stage{i}_{part}" for i in (1, 2, 3) for part in ("class", "box", "mask")),
-            *(["quality"] if self.quality is not None else []),
-        )
+        settings = channels, self.fc_channels, quality_convs, quality_info_flow
+        self.quality = mq.MaskQualityHead(num_classes, *settings) if mask_quality else None
+        branches = self.semantic and "semantic", self.quality and "quality"
+        self.finish(*RPN_LOSSES, *STAGE_LOSSES, *branches)
 
     def call(self, images):
         pyramid = self.encode(images)

@@ -12,6 +12,7 @@ from pac_keras.roi.sampling import sample_rois
 from pac_keras.structures import PADDING, Detections, Images
 from pac_keras.systems.base import InstanceSegmenter
 
+RPN_LOSSES = ("rpn_objectness", "rpn_box")
 _RPN_BETA = 1 / 9  # of smooth L1, as in Detectron
 
 
