@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from builders import numpy
 
-from pac_keras.roi.features import from_pyramid, from_semantic, roi_features, roi_levels
+from pac_keras.roi.features import (
+    branch_sources,
+    from_pyramid,
+    from_semantic,
+    fuse,
+    roi_levels,
+)
 
 
 def test_levels_by_hand():
@@ -56,8 +62,22 @@ def test_sources_are_summed_or_stacked():
     ones = lambda boxes, size: np.ones((4, size, size, 3), "float32")  # noqa: E731
     semantic = from_semantic(SEMANTIC)
     alone = numpy(semantic(BOXES, 14))
-    np.testing.assert_array_equal(numpy(roi_features(semantic)(BOXES, 14)), alone)
-    summed = numpy(roi_features(ones, semantic)(BOXES, 14))
-    np.testing.assert_allclose(summed, alone + 1)
-    stacked = numpy(roi_features(ones, semantic, fusion="concat")(BOXES, 14))
-    np.testing.assert_array_equal(stacked, np.concatenate([np.ones_like(alone), alone], axis=-1))
+    np.testing.assert_array_equal(numpy(fuse(semantic)(BOXES, 14)), alone)
+    np.testing.assert_allclose(numpy(fuse(ones, semantic)(BOXES, 14)), alone + 1)
+    stacked = numpy(fuse(ones, semantic, reduce=lambda x: 2 * x)(BOXES, 14))
+    np.testing.assert_array_equal(
+        stacked, 2 * np.concatenate([np.ones_like(alone), alone], axis=-1)
+    )
+
+
+@pytest.mark.parametrize("branches", [(), ("box",), ("mask",), ("box", "mask")])
+def test_branches_that_receive_semantic_features(branches):
+    pyramid = {
+        level: np.full((2, 64 // 2**level, 96 // 2**level, 3), 5, "f4") for level in range(2, 7)
+    }
+    semantic = np.full((2, 8, 12, 3), 2, "float32")
+    box, mask = branch_sources(pyramid, semantic, branches)
+    found = [numpy(source(BOXES[:, :1], 14))[0, 7, 7, 0] for source in (box, mask)]
+    assert found == [7 if "box" in branches else 5, 7 if "mask" in branches else 5]
+    for source in branch_sources(pyramid, None, branches):
+        assert numpy(source(BOXES[:, :1], 14))[0, 7, 7, 0] == 5

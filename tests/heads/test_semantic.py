@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+from builders import count_weights, gradient, numpy, weight_gradients
+from keras import ops
+
+from pac_keras.heads.semantic import ASPP, PASPE, FusedSemanticHead, semantic_head, semantic_loss
+
+
+def pyramid(height, width, channels, value=0.0):
+    """{2..6: constant [1, h, w, channels]} of a picture."""
+    return {
+        level: np.full((1, -(-height // 2**level), -(-width // 2**level), channels), value, "f4")
+        for level in range(2, 7)
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        (("paspe", 183), 4_702_391),
+        (("paspe", 183, 256, 1), 4_112_311),
+        (("paspe", 183, 256, 0), 3_044_791),
+        (("aspp", 183), 4_112_567),
+        (("htc", 183), 2_802_103),
+    ],
+)
+def test_numbers_of_weights_and_shapes(arguments, count):
+    head = semantic_head(*arguments)
+    features, logits = head(pyramid(64, 96, 256))
+    assert count_weights(head) == count
+    assert (features.shape, logits.shape) == ((1, 8, 12, 256), (1, 8, 12, 183))
+
+
+def test_kinds_of_heads():
+    assert semantic_head("none", 5) is None
+    with pytest.raises(ValueError, match="semantic='deeplab'"):
+        semantic_head("deeplab", 5)
+
+
+@pytest.mark.parametrize("kind", ["paspe", "aspp", "htc"])
+def test_every_weight_gets_a_gradient(kind):
+    head = semantic_head(kind, 5, channels=4)
+    random = np.random.default_rng(0)
+    maps = {k: random.normal(size=x.shape).astype("f4") for k, x in pyramid(64, 96, 4).items()}
+    head(maps)
+    for variable in head.trainable_variables:  # biases of 1 keep all units alive
+        if variable.path.endswith("bias"):
+            variable.assign(np.ones(variable.shape))
+    gradients = weight_gradients(head, lambda outputs: sum(ops.sum(x * x) for x in outputs), maps)
+    assert len(gradients) == len(head.trainable_variables) > 10
+    assert all(np.abs(x).max() > 0 for x in gradients.values())
+
+
+def identity(conv, scale=1.0):
+    """Makes a convolution of one output channel the sum of all taps and inputs."""
+    conv.set_weights([np.full(conv.kernel.shape, scale), np.zeros(conv.bias.shape)])
+
+
+def test_paspe_sees_an_impulse_at_each_dilation_and_its_mean():
+    layer = PASPE(1)
+    layer(np.zeros((1, 41, 45, 1), "float32"))
+    x = np.zeros((1, 41, 45, 1), "float32")
+    x[0, 20, 22] = 1
+    for conv in layer.branches:
+        identity(conv)
+    reached = [0, 1, 6, 12, 18]
+    for branch, dilation in enumerate([*reached, None]):
+        kernel = np.zeros((1, 1, 6, 1))
+        kernel[0, 0, branch] = 1
+        layer.fuse.set_weights([kernel, np.zeros(1)])
+        out = numpy(layer(x))[0, :, :, 0]
+        expected = np.zeros((41, 45))
+        if dilation is None:
+            expected[:] = 1 / (41 * 45)
+        else:
+            taps = sorted({-dilation, 0, dilation})
+            expected[np.ix_([20 + t for t in taps], [22 + t for t in taps])] = 1
+        np.testing.assert_allclose(out, expected, atol=1e-7)
+
+
+def test_paspe_has_no_convolution_after_its_pooling_and_aspp_has():
+    paspe, aspp = PASPE(4), ASPP(4)
+    x = np.zeros((1, 8, 8, 4), "float32")
+    paspe(x), aspp(x)
+    assert len(paspe.branches) == 5
+    assert [conv.kernel_size for conv in paspe.branches] == [(1, 1)] + [(3, 3)] * 4
+    assert not hasattr(paspe, "pooled")
+    assert [conv.dilation_rate[0] for conv in aspp.branches] == [1, 6, 12, 18]
+    assert aspp.pooled.kernel.shape == (1, 1, 4, 4)
+
+
+def test_aspp_convolves_the_mean():
+    layer = ASPP(1)
+    x = np.zeros((1, 6, 8, 1), "float32")
+    x[0, 1, 1] = 48
+    layer(x)
+    identity(layer.pooled, 3.0)
+    layer.fuse.set_weights([np.eye(5)[None, None, 4:].reshape(1, 1, 5, 1), np.zeros(1)])
+    np.testing.assert_allclose(numpy(layer(x)), 3, rtol=1e-6)
+
+
+def test_pictures_do_not_mix_in_the_global_mean():
+    layer = PASPE(1)
+    x = np.stack([np.full((6, 6, 1), v, "float32") for v in (1, 2)])
+    layer(x)
+    layer.fuse.set_weights([np.eye(6)[5].reshape(1, 1, 6, 1), np.zeros(1)])
+    out = numpy(layer(x))
+    np.testing.assert_allclose(out[:, 0, 0, 0], [1, 2], rtol=1e-6)
+
+
+def test_atrous_head_lays_p5_over_p3_bilinearly():
+    head = semantic_head("paspe", 2, channels=1, decoder_convs=0)
+    maps = pyramid(128, 128, 1)
+    maps[5][0, :, :, 0] = np.arange(4)[None, :]
+    maps[3][0, 5, 7] = 100
+    maps[2] += np.nan  # P2, P4 and P6 are not looked at
+    maps[4] += np.nan
+    maps[6] += np.nan
+    head(maps)
+    for conv in head.pooling.branches:
+        identity(conv)
+    head.pooling.fuse.set_weights([np.eye(6)[0].reshape(1, 1, 6, 1), np.zeros(1)])
+    identity(head.embedding)
+    out = numpy(head(maps)[0])[0, :, :, 0]
+    expected = np.tile(np.clip((np.arange(16) + 0.5) / 4 - 0.5, 0, 3), (16, 1))
+    expected[5, 7] += 100
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_fused_head_sums_all_levels_with_aligned_corners():
+    head = FusedSemanticHead(2, channels=1)
+    maps = pyramid(128, 128, 1)
+    head(maps)
+    for level, conv in enumerate(head.lateral, start=2):
+        identity(conv, 10.0 ** (level - 2))
+    copying = np.zeros((3, 3, 1, 1))
+    copying[1, 1] = 1
+    for conv in head.convs:
+        conv.set_weights([copying, np.zeros(1)])
+    identity(head.embedding)
+    ones = {k: x + 1 for k, x in maps.items()}
+    np.testing.assert_allclose(numpy(head(ones)[0]), 11111, rtol=1e-6)
+    maps[5][0, :, :, 0] = np.arange(4)[None, :]
+    out = numpy(head(maps)[0])[0, 3, :, 0]
+    np.testing.assert_allclose(out, 1000 * np.linspace(0, 3, 16), rtol=1e-5)
+
+
+def test_loss_agrees_with_the_reference(reference):
+    case, target = reference("loss/seg_ce_ignore255_w0.2/"), reference("loss/")["seg_target"]
+    cells = target.size  # the reference divides by all cells, here by those that count
+
+    def loss(x):
+        return 0.2 * semantic_loss(x, target.astype("uint8"))[0] / cells
+
+    logits = case["pred"].transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(numpy(loss(logits)), case["value"], rtol=1e-5)
+    ours, expected = gradient(loss, logits), case["grad"].transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())
+    count = float(semantic_loss(logits, target.astype("uint8"))[1])
+    assert count == (target != 255).sum() < cells
+
+
+def test_ignored_cells_cost_nothing():
+    logits = np.log([[[[0.5, 0.5], [0.9, 0.1]]]]).astype("float32")
+    target = np.asarray([[[1, 255]]], "uint8")
+    total, count = semantic_loss(logits, target)
+    assert float(count) == 1
+    assert float(total) == pytest.approx(np.log(2), rel=1e-5)
+    nothing = semantic_loss(logits, np.full((1, 1, 2), 255, "uint8"))
+    assert tuple(map(float, nothing)) == (0, 0)
