@@ -134,10 +134,10 @@ def _from_preset(preset):
         return (owners or [library.models.Backbone])[0].from_preset(preset)
     except OSError as error:
         raise OSError(
-            f"Preset {preset!r}: KerasCV could not download it ({type(error).__name__}). Its "
-            "weights come from kaggle.com: load it once on a machine with network, save it there "
-            "with `save_to_preset(FOLDER)`, and give FOLDER here; or build the backbone, "
-            "`load_weights` from a file, and give the backbone."
+            f"Preset {preset!r}: KerasCV could not download it ({type(error).__name__}). Load it "
+            "once on a machine with network: it lies below ~/.cache/kagglehub then, a folder with "
+            "config.json and model.weights.h5, and that folder can be given here instead. Or "
+            "build the backbone, `load_weights` from a file, and give the backbone."
         ) from error
 
 
