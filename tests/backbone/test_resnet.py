@@ -66,21 +66,28 @@ def test_grouped_stages_agree_with_the_reference(monkeypatch):
     compare(ResNet("two_stages", base_channels=16), "resnext50", [2, 3])
 
 
-@pytest.mark.parametrize("name", COUNTS)
-def test_numbers_of_weights(name, monkeypatch):
+@pytest.mark.parametrize(
+    "names",
+    [("resnet18",), ("resnet50", "resnet101"), ("resnext101_32x4d",), ("resnext101_64x4d",)],
+)
+def test_numbers_of_weights(names, monkeypatch):
     """Two blocks per stage are built; the further ones of a stage are like its second."""
-    depths, *others = ARCHITECTURES[name]
-    monkeypatch.setitem(ARCHITECTURES, "short", ((2, 2, 2, 2), *others))
+    settings = {ARCHITECTURES[name][1:] for name in names}
+    assert len(settings) == 1  # they differ in depth alone
+    monkeypatch.setitem(ARCHITECTURES, "short", ((2, 2, 2, 2), *settings.pop()))
     network = ResNet("short", frozen_stages=1)
     network(np.zeros((1, 32, 32, 3), "float32"))
     assert network.block_levels == [2, 2, 3, 3, 4, 4, 5, 5]
-    stages = [
-        count_weights(first) + (depth - 1) * count_weights(second)
-        for depth, first, second in zip(depths, *[iter(network.blocks)] * 2, strict=True)
-    ]
-    total, frozen = COUNTS[name]
-    assert count_weights(network.stem) + sum(stages) == total
-    assert count_weights(network.stem) + stages[0] == frozen
+    for name in names:
+        stages = [
+            count_weights(first) + (depth - 1) * count_weights(second)
+            for depth, first, second in zip(
+                ARCHITECTURES[name][0], *[iter(network.blocks)] * 2, strict=True
+            )
+        ]
+        total, frozen = COUNTS[name]
+        assert count_weights(network.stem) + sum(stages) == total
+        assert count_weights(network.stem) + stages[0] == frozen
 
 
 def test_strides_channels_and_depth():

@@ -9,7 +9,6 @@ from keras import ops
 from pac_keras.kernels import portable
 from pac_keras.roi.align import MAX_ADAPTIVE_SAMPLES, roi_align
 
-STRIDES = (4, 8, 16, 32)
 RAMP = (10 * np.arange(8)[:, None] + np.arange(8)).astype("float32")[None, :, :, None]  # 10 y + x
 GOLDEN = [  # region, with adaptive sampling = with 2 x 2 samples, of stride 4 and 2 x 2 bins
     ((0, 0, 32, 32), [16.5, 20.5, 56.5, 60.5]),
@@ -35,13 +34,13 @@ def align(maps, strides, boxes, size, sampling_ratio):
 
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
 def test_ramp_by_hand(path, sampling_ratio):
+    boxes, expected = zip(*GOLDEN, strict=True)
     with path():
-        for box, expected in GOLDEN:
-            cut = numpy(align([RAMP], [4], [[box]], 2, sampling_ratio)).ravel()
-            np.testing.assert_allclose(cut, expected, rtol=1e-5, atol=1e-5)
+        cut = numpy(align([RAMP], [4], [boxes], 2, sampling_ratio))
+    np.testing.assert_allclose(cut.reshape(3, 4), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3])
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
 def test_constant_maps_and_far_boxes(path, sampling_ratio):
     boxes = [[(2, 3, 28, 30), (100, 100, 140, 120), (-90, 0, -50, 20)]]
     with path():
@@ -79,7 +78,7 @@ def samples(boxes, stride, size):
 
 
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
-@pytest.mark.parametrize(("stride", "size"), [(4, 7), (8, 7), (16, 7), (32, 7), (8, 14), (32, 14)])
+@pytest.mark.parametrize(("stride", "size"), [(4, 7), (16, 7), (8, 14), (32, 14)])
 def test_agrees_with_the_reference(reference, path, stride, sampling_ratio, size):
     case = reference("roi_align/")
     boxes, picture, row = regions(case)
@@ -94,7 +93,7 @@ def test_agrees_with_the_reference(reference, path, stride, sampling_ratio, size
     np.testing.assert_allclose(cut[exact], expected[exact], atol=2e-5)
 
 
-@pytest.mark.parametrize(("stride", "sampling_ratio"), [(s, r) for s in STRIDES for r in (0, 2)])
+@pytest.mark.parametrize(("stride", "sampling_ratio"), [(s, r) for s in (4, 32) for r in (0, 2)])
 def test_gradient_agrees_with_the_reference(reference, path, stride, sampling_ratio):
     if sampling_ratio == 0 and stride < 32 and is_capped(path):
         pytest.skip("one box of the stored gradient needs more than 16 samples")
