@@ -100,11 +100,12 @@ def resize_bilinear(x, size, align_corners=False):
 
 def _linear_weights(length, new_length, align_corners):
     """Linear interpolation weights float32 `[new_length, length]`."""
+    # On JAX the counts are plain numbers, and `arange` needs them as such under jit.
+    grid = ops.cast(ops.arange(length), "float32")
+    place = ops.cast(ops.arange(new_length), "float32")
     length, new_length = ops.cast(length, "float32"), ops.cast(new_length, "float32")
-    place = ops.arange(new_length, dtype="float32")
     if align_corners:
         place = place * (length - 1.0) / ops.maximum(new_length - 1.0, 1.0)
     else:
         place = ops.clip((place + 0.5) * length / new_length - 0.5, 0.0, length - 1.0)
-    grid = ops.arange(length, dtype="float32")
     return ops.maximum(1.0 - ops.abs(place[:, None] - grid[None, :]), 0.0)
