@@ -172,7 +172,10 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
             raise ValueError(f"training_losses answered {sorted(losses)}, expected {names[1:]}")
         summed = _over_replicas(ops.stack([values[name] for name in names]))
         for tracker, value in zip(self.trackers, ops.unstack(summed, len(names)), strict=True):
-            tracker.update_state(value)
+            # Where data of unknown length ends, TensorFlow runs what does not depend on it once
+            # more: the count of batches must depend on it, by a comparison that is never true.
+            batches = 1.0 - ops.cast(value < float("-inf"), "float32")
+            tracker.update_state(value, sample_weight=batches)
         return self.get_metrics_result()
 
     def _finish_gradients(self, gradients, variables):

@@ -1,0 +1,116 @@
+"""Every row of the papers' ablation tables is one constructor argument away."""
+
+import keras
+import numpy as np
+import pytest
+import tiny
+
+from pac_keras import HTC, PAC
+
+tf = pytest.importorskip("tensorflow")
+
+ROWS = {
+    # HTC's table 2: components.
+    "T2 not interleaved": (HTC, {}, {"interleaved": False}),
+    "T2 no mask information flow": (HTC, {}, {"mask_info_flow": False}),
+    "T2 no semantic branch": (HTC, {}, {"semantic": "none"}),
+    # Table 4: the stage whose mask is taken, with and without information flow.
+    "T4 mask of stage 1": (HTC, {}, {"test_mask_stage": 1}),
+    "T4 mask of stage 2": (HTC, {}, {"test_mask_stage": 2}),
+    "T4 mask of stage 3": (HTC, {}, {"test_mask_stage": 3}),
+    "T4 stage 1, no flow": (HTC, {"mask_info_flow": False}, {"test_mask_stage": 1}),
+    "T4 stage 2, no flow": (HTC, {"mask_info_flow": False}, {"test_mask_stage": 2}),
+    "T4 stage 3, no flow": (HTC, {"mask_info_flow": False}, {"test_mask_stage": 3}),
+    # Table 5: who receives semantic features.
+    "T5 semantic loss alone": (HTC, {}, {"semantic_fusion": ()}),
+    "T5 boxes": (HTC, {}, {"semantic_fusion": ("box",)}),
+    "T5 masks": (HTC, {}, {"semantic_fusion": ("mask",)}),
+    # Table 6: weight of the semantic loss; 0.2 is the default.
+    "T6 weight 0.5": (HTC, {}, {"semantic_loss_weight": 0.5}),
+    "T6 weight 1": (HTC, {}, {"semantic_loss_weight": 1.0}),
+    "T6 weight 2": (HTC, {}, {"semantic_loss_weight": 2.0}),
+    "T6 weight 3": (HTC, {}, {"semantic_loss_weight": 3.0}),
+    # PAC's table 1: the semantic branch and the mask quality, each added to HTC.
+    "T1 PAC without its semantic branch": (PAC, {}, {"semantic": "htc"}),
+    "T1 PAC without mask quality": (PAC, {}, {"mask_quality": False}),
+    "T1 HTC": (PAC, {"semantic": "htc"}, {"mask_quality": False}),
+    # Table 3: variants of both.
+    "T3 ASPP": (PAC, {}, {"semantic": "aspp"}),
+    "T3 no semantic branch": (PAC, {}, {"semantic": "none"}),
+    "T3 quality sees mask features": (PAC, {"semantic": "htc"}, {"quality_info_flow": True}),
+    "T3 simplified quality": (PAC, {"semantic": "htc"}, {"quality_convs": 2}),
+    # What the paper leaves open.
+    "decoder without convolutions": (PAC, {}, {"decoder_convs": 0}),
+    "stacked features": (PAC, {}, {"roi_fusion": "concat"}),
+    "boxes keep their scores": (PAC, {}, {"rescore": "segm"}),
+    "PAC, not interleaved": (PAC, {}, {"interleaved": False}),
+    "PAC, no flow": (PAC, {}, {"mask_info_flow": False}),
+    "PAC, mask of stage 3": (PAC, {}, {"test_mask_stage": 3}),
+    "PAC, boxes": (PAC, {}, {"semantic_fusion": ("box",)}),
+    "PAC, weight 0.2": (PAC, {}, {"semantic_loss_weight": 0.2}),
+}
+BATCH = tiny.batch((3,), ((64, 96),))
+_REFERENCES = {}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_switch_changes_something(row):
+    system, base, switch = ROWS[row]
+    assert len(switch) == 1
+    reference, expected = _reference(system, base)
+    model = _build(system, base | switch)
+    same_weights = [v.shape for v in model.weights] == [v.shape for v in reference.weights]
+    if same_weights:
+        model.set_weights(expected["weights"])
+        found = _results(model)
+        assert _differ(found["detections"], expected["detections"]) or _differ(
+            found["losses"], expected["losses"]
+        )
+    else:
+        assert model.count_params() != reference.count_params()
+    before = [np.array(v) for v in model.get_weights()]
+    model.compile(keras.optimizers.SGD(0.01), clip_norm=10.0)
+    logs = model.train_step(tiny.tensors(BATCH))
+    assert np.isfinite(float(logs["loss"]))
+    after = model.get_weights()
+    assert all(np.all(np.isfinite(value)) for value in after)
+    moved = [np.any(a != b) for a, b in zip(after, before, strict=True)]
+    assert np.mean(moved) > 0.8
+
+
+def _build(system, arguments):
+    return tiny.fix_proposals(tiny.build(system, **arguments))
+
+
+def _reference(system, base):
+    """The model that the row changes, and what it answers; built once for all rows."""
+    key = system, *base.items()
+    if key not in _REFERENCES:
+        model = _build(system, base)
+        _REFERENCES[key] = model, _results(model) | {"weights": model.get_weights()}
+    return _REFERENCES[key]
+
+
+def _results(model):
+    return {
+        "detections": tiny.numbers(model(tiny.tensors(BATCH.images))),
+        "losses": tiny.loss_values(model, BATCH),
+    }
+
+
+def _differ(found, expected):
+    return found.keys() != expected.keys() or any(
+        not np.allclose(found[name], expected[name], rtol=1e-4, atol=1e-5) for name in expected
+    )
+
+
+def test_the_same_arguments_change_nothing():
+    """What the rows above are measured against: the comparison sees no difference of its own."""
+    for system in tiny.SYSTEMS:
+        reference, expected = _reference(system, {})
+        model = _build(system, {})
+        model.set_weights(expected["weights"])
+        found = _results(model)
+        assert model.count_params() == reference.count_params()
+        assert not _differ(found["detections"], expected["detections"])
+        assert not _differ(found["losses"], expected["losses"])

@@ -1,0 +1,309 @@
+"""What every system keeps to, whatever is in it."""
+
+import keras
+import numpy as np
+import pytest
+import tiny
+from keras import ops
+
+from pac_keras.heads.semantic import semantic_loss
+from pac_keras.structures import CROWD, IGNORED_PIXEL, PADDING
+
+tf = pytest.importorskip("tensorflow")
+
+
+@pytest.fixture(scope="module", params=tiny.SYSTEMS, ids=lambda system: system.__name__)
+def system(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(system):
+    return tiny.build(system)
+
+
+@pytest.fixture(scope="module")
+def fixed(system):
+    return tiny.fix_proposals(tiny.build(system))
+
+
+# ---- what comes out ------------------------------------------------------------------------------
+
+
+def test_shapes_dtypes_and_ranges_of_detections(model):
+    found = tiny.numbers(model(tiny.tensors(tiny.images())))
+    shapes = {name: (value.shape, value.dtype.name) for name, value in found.items()}
+    assert shapes == {
+        "boxes": ((2, 10, 4), "float32"),
+        "labels": ((2, 10), "int32"),
+        "scores": ((2, 10), "float32"),
+        "box_scores": ((2, 10), "float32"),
+        "masks": ((2, 10, 28, 28), "float32"),
+        "mask_frames": ((2, 10, 4), "float32"),
+    }
+    assert set(np.unique(found["labels"])) <= {PADDING, *range(tiny.CLASSES)}
+    assert np.any(found["labels"] >= 0)
+    for name in ("scores", "box_scores", "masks"):
+        assert found[name].min() >= 0 and found[name].max() <= 1
+    assert np.all(np.diff(found["scores"], axis=1) <= 0)  # best first
+    np.testing.assert_array_equal(found["mask_frames"], found["boxes"])
+
+
+def test_rows_without_detection_are_empty_and_last(system):
+    model = tiny.build(system, score_threshold=0.0, max_detections=400, max_proposals=(40, 30))
+    found = tiny.numbers(model(tiny.tensors(tiny.images())))
+    absent = found["labels"] == PADDING
+    assert 0 < np.sum(absent) < absent.size
+    assert np.all(np.diff(absent.astype(int), axis=1) >= 0)
+    for name in ("boxes", "scores", "box_scores", "masks", "mask_frames"):
+        assert not np.any(found[name][absent])
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [(0, 0), (1, 0), ((CROWD,), (CROWD,)), (12, 12)],
+    ids=["no object", "one object", "only crowd", "all rows taken"],
+)
+def test_losses_are_finite(model, objects):
+    losses = tiny.loss_values(model, tiny.batch(objects))
+    assert np.all(np.isfinite(list(losses.values()))), losses
+    assert list(losses)[1:] == [tracker.name for tracker in model.trackers[1:]]
+    assert losses["rpn_objectness"] > 0 or objects[0] == (CROWD,)
+    has_objects = not isinstance(objects[0], tuple) and objects[0] > 0
+    for name in ("rpn_box", "stage1_box", "stage1_mask", "stage2_mask", "stage3_mask"):
+        assert (losses[name] > 0) == has_objects, name
+
+
+def test_a_crowd_is_no_background(model):
+    """A crowd over the whole picture: no region has a class loss; without it all of them have."""
+    crowd = tiny.loss_values(model, tiny.batch(((CROWD,), (CROWD,))))
+    empty = tiny.loss_values(model, tiny.batch((0, 0)))
+    for name in ("rpn_objectness", "stage1_class", "stage2_class", "stage3_class"):
+        assert crowd[name] == 0 and empty[name] > 0, name
+
+
+def test_every_trainable_variable_gets_a_gradient(system):
+    # Large enough for an anchor of P4 inside the picture, and every anchor is sampled.
+    model = tiny.build(system, rpn_samples=8000, roi_samples=64, seed=2)
+    batch = tiny.tensors(tiny.batch((3, 2), ((160, 192),) * 2, (160, 192)))
+    with tf.GradientTape() as tape:
+        total, _ = model.mean_losses(batch, True)
+    gradients = tape.gradient(total, model.trainable_variables)
+    assert len(gradients) > 100
+    without = [
+        variable.path
+        for variable, gradient in zip(model.trainable_variables, gradients, strict=True)
+        if gradient is None or not np.any(gradient)
+    ]
+    assert not without
+    assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+
+
+# ---- padding -------------------------------------------------------------------------------------
+
+
+def test_extra_object_rows_change_no_loss(fixed):
+    few = tiny.loss_values(fixed, tiny.batch((3, 1), rows=3))
+    many = tiny.loss_values(fixed, tiny.batch((3, 1), rows=11))
+    assert few == pytest.approx(many, rel=1e-5)
+
+
+def test_extra_region_rows_change_nothing(system):
+    batch = tiny.batch((3, 1))
+    few, many = (tiny.fix_proposals(tiny.build(system), extra=extra) for extra in (0, 9))
+    assert tiny.loss_values(few, batch) == pytest.approx(tiny.loss_values(many, batch), rel=1e-5)
+    expected = tiny.numbers(few(tiny.tensors(batch.images)))
+    found = tiny.numbers(many(tiny.tensors(batch.images)))
+    assert np.any(expected["labels"] >= 0)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_no_anchor_target_lies_in_the_padding(model):
+    """Any other answer of the RPN there, and a larger canvas, leave its losses as they are."""
+    images, truth = tiny.tensors(tiny.batch((3, 2), ((64, 96), (40, 56))))
+    maps = model.rpn(model.encode(images))
+    expected = _sums(model.rpn_losses(maps, images.sizes, truth))
+    assert all(value > 0 for value in expected.values())
+    disturbed = {level: _disturbed(fields, level, images.sizes) for level, fields in maps.items()}
+    enlarged = {level: _enlarged(fields, level) for level, fields in maps.items()}
+    assert np.any(ops.convert_to_numpy(disturbed[2][0] != maps[2][0])[1])
+    for changed in (disturbed, enlarged):
+        losses = _sums(model.rpn_losses(changed, images.sizes, truth))
+        assert losses == pytest.approx(expected, rel=1e-5)
+    everywhere = {level: [field + 3.0 for field in fields] for level, fields in maps.items()}
+    changed = _sums(model.rpn_losses(everywhere, images.sizes, truth))
+    assert all(abs(changed[name] - expected[name]) > 0.1 for name in expected)
+
+
+def _sums(losses):
+    return {name: float(total) for name, (total, _) in losses.items()}
+
+
+def _disturbed(fields, level, sizes):
+    """Maps of a level with 3 added in all cells that begin outside the picture."""
+    height, width = fields[0].shape[1:3]
+    y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    corners = np.stack([y, x], axis=-1)[None] * 2**level
+    outside = np.any(corners >= ops.convert_to_numpy(sizes)[:, None, None], axis=-1)
+    return [field + 3.0 * outside[..., None].astype("float32") for field in fields]
+
+
+def _enlarged(fields, level):
+    """Maps of a level as those of a canvas that is 64 pixels larger, 3 in the new cells."""
+    cells = 64 // 2**level
+    padding = ((0, 0), (0, cells), (0, cells), (0, 0))
+    return [ops.pad(field, padding, constant_values=3.0) for field in fields]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_no_proposal_lies_in_the_padding(model, training):
+    images = tiny.tensors(tiny.images(((64, 96), (64, 96))))
+    maps = model.rpn(model.encode(images))
+    sizes = np.asarray([[40, 56], [64, 96]], "int32")
+    rois = model.propose(maps, ops.convert_to_tensor(sizes), training)
+    valid = ops.convert_to_numpy(rois.valid) > 0
+    boxes = ops.convert_to_numpy(rois.boxes)
+    assert np.all(valid.any(axis=1))
+    _assert_inside(boxes, valid, sizes)
+    with pytest.raises(AssertionError):  # the same maps do propose regions there
+        _assert_inside(boxes, valid, sizes[:1].repeat(2, axis=0))
+
+
+def test_no_detection_lies_in_the_padding(model):
+    sizes = ((40, 56), (64, 96))
+    found = tiny.numbers(model(tiny.tensors(tiny.images(sizes))))
+    valid = found["labels"] >= 0
+    assert np.all(valid.any(axis=1))
+    _assert_inside(found["boxes"], valid, np.asarray(sizes))
+    with pytest.raises(AssertionError):
+        _assert_inside(found["boxes"], valid, np.asarray(sizes[:1] * 2))
+
+
+def _assert_inside(boxes, valid, sizes):
+    edges = np.tile(sizes[:, ::-1], 2)[:, None]
+    assert np.all(boxes[valid] >= 0) and np.all((boxes <= edges)[valid])
+    assert np.all((boxes[..., 2:] > boxes[..., :2])[valid])
+
+
+def test_no_semantic_loss_lies_in_the_padding(model):
+    images, truth = tiny.tensors(tiny.batch((2, 2), ((64, 96), (40, 56))))
+    _, _, logits = model.pools(model.encode(images))
+    assert logits.shape == (2, 8, 12, tiny.SEMANTIC_CLASSES)
+    total, count = semantic_loss(logits, truth.semantic)
+    assert float(count) == 8 * 12 + 5 * 7 and float(total) > 0
+    noise = np.random.default_rng(0).normal(size=logits.shape).astype("float32")
+    noise[0] = noise[1, :5, :7] = 0
+    changed, _ = semantic_loss(logits + noise, truth.semantic)
+    assert float(changed) == pytest.approx(float(total), rel=1e-6)
+
+
+def test_the_data_puts_nothing_into_the_padding():
+    from pac_keras.data import shapes
+
+    batch = next(iter(shapes(count=2, size=72, training=True, batch_size=2)))
+    assert batch.images.pixels.shape == (2, 96, 96, 3)
+    np.testing.assert_array_equal(batch.images.sizes, 72)
+    assert not np.any(batch.images.pixels[:, 72:]) and not np.any(batch.images.pixels[:, :, 72:])
+    present = batch.ground_truth.labels >= 0
+    _assert_inside(batch.ground_truth.boxes, present, batch.images.sizes)
+    semantic = batch.ground_truth.semantic
+    assert semantic.shape == (2, 12, 12) and np.all(semantic[:, :9, :9] != IGNORED_PIXEL)
+    assert np.all(semantic[:, 9:] == IGNORED_PIXEL) and np.all(semantic[:, :, 9:] == IGNORED_PIXEL)
+
+
+# ---- fit, evaluate, predict ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted(system):
+    """A system after an epoch of changing shapes without learning, its History, and the losses.
+
+    One trace serves all tests below; the learning rate is a variable.
+    """
+    model = tiny.build(system, seed=1)
+    model.compile(keras.optimizers.Adam(0.0), weight_decay=0.0, clip_norm=10.0)
+    batches = tiny.shapes_a_a_b_a()
+    by_hand = [tiny.loss_values(model, batch, training=True) for batch in batches]
+    history = model.fit(tiny.dataset(batches), verbose=0).history
+    return model, batches, history, by_hand
+
+
+def test_history_is_the_mean_of_the_batches(fitted):
+    _, _, history, by_hand = fitted
+    expected = {name: np.mean([losses[name] for losses in by_hand]) for name in by_hand[0]}
+    assert {name: values[0] for name, values in history.items()} == pytest.approx(
+        expected, rel=1e-4
+    )
+
+
+def test_evaluate_is_the_mean_of_the_batches(fitted):
+    model, batches, _, _ = fitted
+    by_hand = [tiny.loss_values(model, batch, training=False) for batch in batches]
+    expected = {name: np.mean([losses[name] for losses in by_hand]) for name in by_hand[0]}
+    found = model.evaluate(tiny.dataset(batches), verbose=0, return_dict=True)
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_predict_is_call_on_every_shape(fitted):
+    model, batches, _, _ = fitted
+    found = model.predict(tiny.dataset(batches), verbose=0)._asdict()
+    expected = [tiny.numbers(model(tiny.tensors(batch.images))) for batch in batches]
+    assert all(np.any(detections["labels"] >= 0) for detections in expected)
+    for name, value in found.items():
+        by_hand = np.concatenate([detections[name] for detections in expected])
+        np.testing.assert_allclose(value, by_hand, rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+def test_loss_falls_on_a_repeated_batch(fitted):
+    model, batches, _, _ = fitted
+    model.optimizer.learning_rate = 0.003
+    repeated = tiny.dataset(batches[:1], 4)
+    losses = model.fit(repeated, epochs=6, verbose=0).history["loss"]
+    assert losses[-1] < 0.8 * losses[0], losses
+
+
+# ---- precision -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def half_precision():
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.config.set_dtype_policy(policy)
+
+
+def test_mixed_precision_keeps_boxes_in_float32(system, half_precision):
+    model = tiny.build(system)
+    assert model.backbone.compute_dtype == "bfloat16"
+    # 1 / 3 of a pixel at x = 900 is lost in half precision.
+    images = tiny.tensors(tiny.images(((64, 1024),) * 2, (64, 1024)))
+    assert model.encode(images)[2].dtype == "bfloat16"
+    tiny.fix_proposals(model, size=(64, 1024))
+    proposed = ops.convert_to_numpy(model.propose(None, images.sizes).boxes)
+    assert np.any(proposed != np.asarray(tf.cast(proposed, tf.bfloat16), "float32"))
+    seen = []
+    stage = model.stages[0]
+    refine = stage.refine
+    stage.refine = lambda rois, *rest: (seen.append(rois.boxes), refine(rois, *rest))[1]
+    found = model(images)
+    np.testing.assert_array_equal(seen[0], proposed)
+    for name, value in tiny.numbers(found).items():
+        assert value.dtype == ("int32" if name == "labels" else "float32"), name
+        assert np.all(np.isfinite(value)), name
+    boxes = ops.convert_to_numpy(found.boxes)
+    assert np.any(boxes != np.asarray(tf.cast(boxes, tf.bfloat16), "float32"))
+
+
+def test_mixed_precision_training_step_is_finite(system, half_precision):
+    model = tiny.build(system)
+    model.compile(keras.optimizers.SGD(0.01), clip_norm=10.0, run_eagerly=True)
+    before = [ops.convert_to_numpy(value) for value in model.trainable_variables]
+    logs = model.train_step(tiny.tensors(tiny.batch()))
+    assert np.all(np.isfinite([float(value) for value in logs.values()]))
+    after = [ops.convert_to_numpy(value) for value in model.trainable_variables]
+    assert all(np.all(np.isfinite(value)) for value in after)
+    assert all(value.dtype == "float32" for value in after)
+    moved = [np.any(a != b) for a, b in zip(after, before, strict=True)]
+    assert np.mean(moved) > 0.9

@@ -1,0 +1,67 @@
+"""JAX computes what TensorFlow does: one `.keras` file, one batch, fixed proposals and samples."""
+
+import keras
+import numpy as np
+import other_backend
+import pytest
+import tiny
+
+pytest.importorskip("jax")
+pytest.importorskip("tensorflow")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """{backend: {"detections", "losses", "history", "weights": {name: array}}}, and "before"."""
+    folder = tmp_path_factory.mktemp("backends")
+    model = tiny.build(tiny.SYSTEMS[-1], seed=3)
+    model.compile(keras.optimizers.SGD(0.02, momentum=0.9), clip_norm=1.0, run_eagerly=True)
+    model.save(folder / "model.keras")
+    batch = tiny.batch((3, 2))
+    arrays = batch.images._asdict() | batch.ground_truth._asdict()
+    np.savez(folder / "batch.npz", **arrays)
+    variables = [v for v in model.weights if "seed" not in v.path]
+    found = {
+        "before": {f"{i} {v.name}": keras.ops.convert_to_numpy(v) for i, v in enumerate(variables)}
+    }
+    for backend in ("tensorflow", "jax"):
+        files = [folder / "model.keras", folder / "batch.npz", folder / f"{backend}.npz"]
+        tiny.run_python([other_backend.__file__, *files], backend=backend)
+        with np.load(files[-1]) as arrays:
+            assert arrays["backend"] == backend
+            found[backend] = parts = {}
+            for key in arrays.files[1:]:
+                part, name = key.split(":")
+                parts.setdefault(part, {})[name] = arrays[key]
+    return found
+
+
+def test_losses_agree(results):
+    expected, found = results["tensorflow"]["losses"], results["jax"]["losses"]
+    assert len(expected) == 14 and all(value > 0 for value in expected.values())
+    for name in expected:
+        assert found[name] == pytest.approx(expected[name], rel=1e-3), name
+
+
+def test_detections_agree(results):
+    expected, found = results["tensorflow"]["detections"], results["jax"]["detections"]
+    assert np.sum(expected["labels"] >= 0) >= 10
+    np.testing.assert_array_equal(found["labels"], expected["labels"])
+    for name in ("boxes", "scores", "box_scores", "masks", "mask_frames"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+def test_history_is_the_loss_before_the_step(results):
+    for backend in ("tensorflow", "jax"):
+        losses, history = results[backend]["losses"], results[backend]["history"]
+        for name in losses:
+            assert history[name] == pytest.approx(losses[name], rel=1e-3), (backend, name)
+
+
+def test_weights_after_a_step_agree(results):
+    expected, found = results["tensorflow"]["weights"], results["jax"]["weights"]
+    assert expected.keys() == found.keys() == results["before"].keys()
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-4, rtol=0, err_msg=name)
+    step = max(np.abs(expected[name] - results["before"][name]).max() for name in expected)
+    assert step > 1e-3
