@@ -84,22 +84,22 @@ def gradient(function, x):
     return numpy(compiled(differentiate)(x))
 
 
-def weight_gradients(layer, function, *inputs, training=True):
-    """{path: gradient or None} of `function(layer(*inputs))` for each trainable weight."""
+def weight_gradients(layer, function, *inputs, **arguments):
+    """{path: gradient or None} of `function(layer(*inputs, **arguments))` by trainable weight."""
     paths = [variable.path for variable in layer.trainable_variables]
     if keras.backend.backend() == "jax":
         import jax
 
         def loss(values):
             fixed = [variable.value for variable in layer.non_trainable_variables]
-            return function(layer.stateless_call(values, fixed, *inputs, training=training)[0])
+            return function(layer.stateless_call(values, fixed, *inputs, **arguments)[0])
 
         values = [variable.value for variable in layer.trainable_variables]
         return dict(zip(paths, map(numpy, jax.grad(loss)(values)), strict=True))
     import tensorflow as tf
 
     with tf.GradientTape() as tape:
-        value = function(layer(*inputs, training=training))
+        value = function(layer(*inputs, **arguments))
     gradients = tape.gradient(value, [variable.value for variable in layer.trainable_variables])
     return {p: None if g is None else numpy(g) for p, g in zip(paths, gradients, strict=True)}
 

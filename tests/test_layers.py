@@ -120,7 +120,7 @@ def test_frozen_batch_norm_keeps_statistics_while_scale_and_offset_learn():
     np.testing.assert_array_equal(statistics(layer), before)
     expected = (BATCH - [1, 2]) / np.sqrt(np.asarray([4, 9]) + 1e-5)
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
-    gradients = weight_gradients(layer, lambda y: ops.sum(y * y), BATCH)
+    gradients = weight_gradients(layer, lambda y: ops.sum(y * y), BATCH, training=True)
     assert [path.split("/")[-1] for path in gradients] == ["gamma", "beta"]
     for gradient in gradients.values():
         assert np.abs(gradient).min() > 1

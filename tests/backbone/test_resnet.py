@@ -136,7 +136,8 @@ def test_norm_of_batches_learns_statistics_in_training_alone():
 def test_every_trainable_weight_gets_a_gradient():
     network = ResNet("resnet18", base_channels=4, frozen_stages=1, norm="frozen")
     network(PIXELS)
-    gradients = weight_gradients(network, lambda maps: ops.sum(maps[5] * maps[5]), PIXELS)
+    total = lambda maps: ops.sum(maps[5] * maps[5])  # noqa: E731
+    gradients = weight_gradients(network, total, PIXELS, training=True)
     assert len(gradients) == 3 * 15  # two in each of six blocks and three shortcuts
     assert all(np.abs(gradient).max() > 0 for gradient in gradients.values())
     assert not any("stem" in path for path in gradients)
