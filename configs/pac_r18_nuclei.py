@@ -15,6 +15,7 @@ from pac_keras.data import Preprocessing, coco_folder
 from pac_keras.training import Experiment
 
 PREPROCESSING = Preprocessing(short_side=384, long_side=640)
+MOST_NUCLEI = 369  # in one picture; those beyond `max_objects` would be trained on as background
 
 experiment = Experiment(
     model=partial(
@@ -23,13 +24,13 @@ experiment = Experiment(
         base_channels=32,
         frozen_stages=0,
         norm="batch",
-        channels=64,
+        channels=48,
         fc_channels=256,
-        roi_samples=128,
-        pre_nms=(1000, 500),
-        max_proposals=(500, 300),
+        roi_samples=64,
+        pre_nms=(500, 300),
+        max_proposals=(300, 300),
     ),
-    train=partial(coco_folder, split="train", preprocessing=PREPROCESSING),
+    train=partial(coco_folder, split="train", preprocessing=PREPROCESSING, max_objects=MOST_NUCLEI),
     valid=partial(coco_folder, split="val", preprocessing=PREPROCESSING),
     epochs=14,
     batch_size=4,

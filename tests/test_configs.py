@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from pac_keras.data import coco, coco_folder
 from pac_keras.training.experiment import describe, keywords, load_config, parameters
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -32,7 +33,8 @@ def test_arguments_exist(path):
     assert {"num_classes", "num_semantic_classes"} <= set(known)
     assert set(keywords(experiment.model)) <= set(known)
     for part in (experiment.train, experiment.valid):
-        assert part.keywords.keys() <= set(parameters(part.func)) | {"preprocessing"}
+        options = set(parameters(coco)) if part.func is coco_folder else set()
+        assert part.keywords.keys() <= set(parameters(part.func)) | options
         inspect.signature(part.func).bind_partial(*part.args, **part.keywords)
     assert describe(experiment)["train"]["call"].startswith("pac_keras.data")
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 from PIL import Image, ImageFilter
 
-_SHADOW = 0.5  # darkness of the shadow that an object throws
+_SHADOW = 0.35  # darkness of the shadow that an object throws
 _SHADOW_OFFSET = 2  # pixels
 _BEVEL = 2.2  # strength of the light on rounded edges
 
@@ -36,7 +36,7 @@ def paint(window, coverage, light, rng):
 def ground_colours(pattern, rng):
     """Two muted colours mixed by `pattern` `[...]`: float64 `[..., 3]`, grey levels."""
     value = rng.uniform(0.35, 0.75)
-    hue, saturation = rng.random(), rng.uniform(0.1, 0.4)
+    hue, saturation = rng.random(), rng.uniform(0.05, 0.25)
     dark = _rgb(hue, saturation, value - 0.1)
     bright = _rgb(hue + rng.uniform(-0.08, 0.08), saturation, value + 0.15)
     return _mix(pattern, dark, bright)
@@ -63,9 +63,9 @@ def _surface(shape, rng):
         pattern = rng.random(shape)
     else:
         pattern = (along - along.min()) / np.ptp(along)
-    hue, saturation, value = rng.random(), rng.uniform(0.6, 1.0), rng.uniform(0.75, 1.0)
+    hue, saturation, value = rng.random(), rng.uniform(0.7, 1.0), rng.uniform(0.8, 1.0)
     base = _rgb(hue, saturation, value)
-    accent = _rgb(hue + rng.uniform(-0.1, 0.1), saturation * 0.8, value * rng.uniform(0.6, 0.8))
+    accent = _rgb(hue + rng.uniform(-0.1, 0.1), saturation * 0.8, value * rng.uniform(0.75, 0.9))
     return _mix(pattern, base, accent)
 
 

@@ -16,13 +16,13 @@ from pac_keras.data import patterns
 THINGS = ("ring", "star", "moon", "cross", "corner", "wave")
 STUFF = ("stripes", "checker", "clouds", "ripples")
 
-_OBJECTS = (2, 6)  # fewest and most tried per scene
-_DIAMETER = (0.28, 0.5)  # of the picture's side
+_OBJECTS = (2, 4)  # fewest and most tried per scene
+_DIAMETER = (0.36, 0.6)  # of the picture's side
 _ASPECT = (0.8, 1.0)  # shorter over longer axis, before the rotation
-_NEIGHBOUR = 0.25  # chance that an object is put next to one that is already there
+_NEIGHBOUR = 0.05  # chance that an object is put next to one that is already there
 _TRIES = 12  # placements per object before it is given up
-_MIN_VISIBLE = 0.5  # of an object's area
-_MAX_FILL = 0.5  # below this, of the box around its visible part
+_MIN_VISIBLE = 0.75  # of an object's area
+_MAX_FILL = 0.6  # below this, of the box around its visible part
 _SUPERSAMPLING = 4
 _MARGIN = 4  # pixels around an object that its shadow may take
 
@@ -162,29 +162,29 @@ def _circle(radius=1.0, centre=0.0):
 
 
 def _ring(rng):
-    return [(_circle(), 1), (_circle(rng.uniform(0.6, 0.67)), 0)]
+    return [(_circle(), 1), (_circle(rng.uniform(0.52, 0.6)), 0)]
 
 
 def _star(rng):
     turn = np.arange(10) * math.pi / 5
-    radii = np.where(np.arange(10) % 2, rng.uniform(0.42, 0.5), 1.1)
+    radii = np.where(np.arange(10) % 2, rng.uniform(0.5, 0.58), 1.1)
     return [(np.stack([radii * np.cos(turn), radii * np.sin(turn)], axis=1), 1)]
 
 
 def _moon(rng):
     offset = rng.uniform(0.42, 0.52)
-    return [(_circle(1.05), 1), (_circle(0.86, offset), 0)]
+    return [(_circle(1.05), 1), (_circle(0.8, offset), 0)]
 
 
 def _cross(rng):
-    arm, half = 1.1, rng.uniform(0.19, 0.21)
+    arm, half = 1.1, rng.uniform(0.22, 0.26)
     quarter = np.array([(half, half), (half, arm), (-half, arm)])
     turned = np.stack([-quarter[:, 1], quarter[:, 0]], axis=1)
     return [(np.concatenate([quarter, turned, -quarter, -turned]), 1)]
 
 
 def _corner(rng):
-    width = rng.uniform(0.4, 0.48)
+    width = rng.uniform(0.46, 0.56)
     x0, y0, x1, y1 = -0.8, -0.95, 0.8, 0.95
     points = [(x0, y0), (x0 + width, y0), (x0 + width, y1 - width), (x1, y1 - width), (x1, y1)]
     return [(np.array([*points, (x0, y1)]), 1)]
@@ -192,7 +192,7 @@ def _corner(rng):
 
 def _wave(rng):
     turn = np.linspace(-1, 1, 40)
-    swing, half = rng.uniform(0.45, 0.55), rng.uniform(0.19, 0.22)
+    swing, half = rng.uniform(0.45, 0.55), rng.uniform(0.23, 0.27)
     centre = np.stack([turn, swing * np.sin(1.5 * math.pi * turn)], axis=1)
     slope = 1.5 * math.pi * swing * np.cos(1.5 * math.pi * turn)
     normal = np.stack([-slope, np.ones_like(slope)], axis=1)

@@ -78,13 +78,8 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         self.built = True
 
     def training_losses(self, batch, training=True):
-        """Losses of a Batch as {name: (sum, count)}, weights included in the sums.
-
-        `training=False` gives the losses of validation: batch norm uses its stored statistics.
-        """
+        """Losses of a Batch as {name: (sum, count)}; False: with stored batch statistics."""
         raise TypeError(f"{type(self).__name__} must define `training_losses`")
-
-    # ---- training and evaluation ---------------------------------------------------------------
 
     def compile(self, optimizer="sgd", weight_decay=1e-4, clip_norm=None, **kwargs):
         """Configures training.
@@ -94,8 +89,11 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
             weight_decay: L2 that is added to the gradient of every trainable variable, after
                 clipping, as PyTorch's SGD does; not part of the reported loss.
             clip_norm: global norm that the summed gradient is clipped to, or None.
-            **kwargs: Keras's `run_eagerly`, `jit_compile`, `steps_per_execution`.
+            **kwargs: Keras's `run_eagerly`, `steps_per_execution`, and `jit_compile`, which on
+                TensorFlow wants `fit` and `predict` inside `with pac_keras.kernels.portable()`.
         """
+        if keras.backend.backend() == "tensorflow":  # Keras's "auto" is XLA on a single GPU
+            kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer, **kwargs)
         self.weight_decay, self.clip_norm = float(weight_decay), clip_norm
 
@@ -172,10 +170,8 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
             raise ValueError(f"training_losses answered {sorted(losses)}, expected {names[1:]}")
         summed = _over_replicas(ops.stack([values[name] for name in names]))
         for tracker, value in zip(self.trackers, ops.unstack(summed, len(names)), strict=True):
-            # Where data of unknown length ends, TensorFlow runs what does not depend on it once
-            # more: the count of batches must depend on it, by a comparison that is never true.
-            batches = 1.0 - ops.cast(value < float("-inf"), "float32")
-            tracker.update_state(value, sample_weight=batches)
+            # Behind data of unknown length TensorFlow once more runs what does not depend on it.
+            tracker.update_state(value, 1.0 - ops.cast(value < float("-inf"), "float32"))
         return self.get_metrics_result()
 
     def _finish_gradients(self, gradients, variables):
@@ -204,7 +200,8 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
                 total, losses = self.mean_losses(data, training=True)
                 scaled = self.optimizer.scale_loss(total)
             variables = self.trainable_weights
-            gradients = tape.gradient(scaled, variables, unconnected_gradients="zero")
+            sources = [v.value for v in variables]  # zeros are made for TensorFlow's variables only
+            gradients = tape.gradient(scaled, sources, unconnected_gradients="zero")
             gradients = self._finish_gradients(_over_replicas(gradients), variables)
             # The optimizer sums over the replicas once more.
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -213,8 +210,6 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
 
         def test_step(self, data):
             return self._track(*self.mean_losses(data, training=False))
-
-    # ---- saving --------------------------------------------------------------------------------
 
     def get_config(self):
         config = {

@@ -9,7 +9,7 @@ from pac_keras.heads.semantic import semantic_head, semantic_loss
 from pac_keras.losses import weighted
 from pac_keras.roi.features import branch_sources
 from pac_keras.roi.sampling import positives
-from pac_keras.systems.two_stage import RPN_LOSSES, TwoStageSegmenter
+from pac_keras.systems.base_two_stage import RPN_LOSSES, TwoStageSegmenter
 
 
 @keras.saving.register_keras_serializable("pac_keras")

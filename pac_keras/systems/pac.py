@@ -12,7 +12,7 @@ from pac_keras.layers import conv_relu
 from pac_keras.losses import weighted
 from pac_keras.roi.features import branch_sources
 from pac_keras.roi.sampling import positives
-from pac_keras.systems.two_stage import RPN_LOSSES, TwoStageSegmenter
+from pac_keras.systems.base_two_stage import RPN_LOSSES, TwoStageSegmenter
 
 
 @keras.saving.register_keras_serializable("pac_keras")
@@ -23,8 +23,8 @@ class PAC(TwoStageSegmenter):
         num_classes, backbone, **shared: see `TwoStageSegmenter`.
         num_semantic_classes: classes of the semantic map; 183 in COCO-stuff.
         semantic: "paspe", "aspp", "htc" (table 3), or "none".
-        semantic_fusion, interleaved, mask_info_flow, test_mask_stage: see `HTC`.
-        semantic_loss_weight: 1 in the paper.
+        semantic_fusion, interleaved, mask_info_flow, test_mask_stage, semantic_loss_weight (1 in
+            the paper): see `HTC`.
         roi_fusion: "sum" of pyramid and semantic features, or "concat" and a 1x1 convolution.
         decoder_convs: 3x3 convolutions of the semantic branch at stride 8.
         mask_quality: the score is multiplied by the predicted IoU of the mask (table 1).

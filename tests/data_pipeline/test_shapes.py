@@ -67,18 +67,18 @@ def test_every_class_is_common(source, objects):
     assert [category.name for category in source.categories] == list(THINGS)
 
 
-def test_pictures_hold_up_to_six_objects_of_useful_size(scenes, objects):
+def test_pictures_hold_up_to_four_objects_of_useful_size(scenes, objects):
     counts = [len(scene.labels) for scene in scenes]
-    assert min(counts) >= 1 and max(counts) == 6 and np.mean(counts) > 3
+    assert min(counts) >= 1 and max(counts) == 4 and np.mean(counts) > 2
     sides = [np.ptp(np.nonzero(mask), axis=1).max() + 1 for _, mask, _ in objects]
-    assert np.quantile(sides, 0.05) >= 28 and max(sides) <= 80
+    assert np.quantile(sides, 0.05) >= 28 and max(sides) <= 96
     assert min(np.count_nonzero(mask) for _, mask, _ in objects) >= 100
 
 
 def test_at_least_a_quarter_of_the_objects_is_occluded(objects):
     hidden = np.asarray([occlusion for _, _, occlusion in objects])
     assert hidden.min() == 0
-    assert hidden.max() <= 0.5
+    assert hidden.max() <= 0.25
     assert np.mean(hidden >= 0.1) >= 0.25
 
 
@@ -100,7 +100,7 @@ def test_most_of_a_box_is_not_its_object(source, scenes):
     for index, scene in enumerate(scenes):
         x0, y0, x1, y1 = source[index].boxes.T
         fills.extend(scene.masks.sum(axis=(1, 2)) / ((x1 - x0) * (y1 - y0)))
-    assert max(fills) < 0.5
+    assert max(fills) < 0.6 and np.median(fills) < 0.5
 
 
 def test_strokes_are_wide_enough_to_be_learnt(objects):
