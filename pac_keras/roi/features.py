@@ -7,6 +7,7 @@ import math
 
 from keras import ops
 
+from pac_keras.choices import check_choice
 from pac_keras.roi.align import roi_align
 
 _FINEST_SIDE = 56.0  # pixels: boxes of twice this side leave P2 for P3
@@ -76,6 +77,8 @@ def branch_sources(pyramid, semantic, fused_branches, reduce=None, sampling_rati
         reduce: see `fuse`.
         sampling_ratio: see `roi_align`.
     """
+    for branch in fused_branches:
+        check_choice("semantic_fusion", branch, ("box", "mask"))
     plain = from_pyramid(pyramid, sampling_ratio)
     if semantic is None:
         return plain, plain

@@ -32,7 +32,11 @@ def _detections(model, images):
 
 def _once(batch):
     """The batch as data for `fit`, which wants a generator without TensorFlow."""
-    return tiny.dataset([batch]) if keras.backend.backend() == "tensorflow" else iter([batch])
+    return (
+        tiny.dataset([batch])
+        if keras.backend.backend() == "tensorflow"
+        else (each for each in [batch])
+    )
 
 
 if __name__ == "__main__":

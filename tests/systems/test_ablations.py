@@ -49,11 +49,31 @@ ROWS = {
     "PAC, boxes": (PAC, {}, {"semantic_fusion": ("box",)}),
     "PAC, weight 0.2": (PAC, {}, {"semantic_loss_weight": 0.2}),
 }
+# These differ from a row above only in a number, or repeat HTC's row in PAC.
+SLOW = {
+    "T4 mask of stage 2",
+    "T4 mask of stage 3",
+    "T4 stage 1, no flow",
+    "T4 stage 2, no flow",
+    "T4 stage 3, no flow",
+    "T5 boxes",
+    "T6 weight 1",
+    "T6 weight 2",
+    "T6 weight 3",
+    "T3 no semantic branch",
+    "PAC, not interleaved",
+    "PAC, no flow",
+    "PAC, mask of stage 3",
+    "PAC, boxes",
+    "PAC, weight 0.2",
+}
 BATCH = tiny.batch((3,), ((64, 96),))
 _REFERENCES = {}
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=[pytest.mark.slow] * (row in SLOW)) for row in ROWS]
+)
 def test_switch_changes_something(row):
     system, base, switch = ROWS[row]
     assert len(switch) == 1
@@ -79,7 +99,11 @@ def test_switch_changes_something(row):
 
 
 def _build(system, arguments):
-    return tiny.fix_proposals(tiny.build(system, **arguments))
+    model = tiny.fix_proposals(tiny.build(system, **arguments))
+    for stage in model.stages:  # fresh heads hardly move a box: all stages would see the same
+        kernel = stage.head.deltas.kernel
+        kernel.assign(100.0 * kernel)
+    return model
 
 
 def _reference(system, base):
@@ -87,7 +111,8 @@ def _reference(system, base):
     key = system, *base.items()
     if key not in _REFERENCES:
         model = _build(system, base)
-        _REFERENCES[key] = model, _results(model) | {"weights": model.get_weights()}
+        weights = model.get_weights()  # before the losses move the batch norms' statistics
+        _REFERENCES[key] = model, _results(model) | {"weights": weights}
     return _REFERENCES[key]
 
 

@@ -19,14 +19,14 @@ import two_devices
 def results(request, tmp_path_factory):
     """{"<run>_<what>": {name: array}} of `two_devices.py`."""
     path = tmp_path_factory.mktemp("two_devices") / "results.npz"
-    # TensorFlow 2.21's oneDNN gradient of convolutions corrupts the heap on two CPU devices.
     script = [two_devices.__file__, request.param.__name__, path]
+    # TensorFlow's oneDNN convolutions, which only CPUs use, fail on a device without a picture.
     tiny.run_python(script, TF_ENABLE_ONEDNN_OPTS="0")
     found = {}
     with np.load(path) as arrays:
         for key, value in arrays.items():
             run, name = key.split(":")
-            found.setdefault(run, {})[name] = value
+            found.setdefault(run, {})[name] = value if value.shape else float(value)
     return found
 
 
@@ -41,8 +41,8 @@ def test_weights_after_a_step_of_unequal_shards(results):
     assert one.keys() == two.keys() and len(one) > 150
     for name in one:
         np.testing.assert_allclose(two[name], one[name], rtol=1e-5, atol=1e-5, err_msg=name)
-    moved = [np.abs(one[name] - results["before"][name]).max() > 1e-4 for name in one]
-    assert np.mean(moved) > 0.5
+    moved = [np.abs(one[name] - results["before"][name]).max() for name in one]
+    assert np.mean(np.greater(moved, 0)) > 0.9 and max(moved) > 1e-2
 
 
 def test_the_step_was_clipped(results):
