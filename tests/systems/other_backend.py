@@ -16,18 +16,14 @@ def main(model_path, batch_path, path):
     with np.load(batch_path) as arrays:
         images = Images(*(arrays[name] for name in Images._fields))
         batch = Batch(images, GroundTruth(*(arrays[name] for name in GroundTruth._fields)))
-    results = {f"detections:{k}": v for k, v in _detections(model, batch.images).items()}
-    results |= {f"losses:{k}": v for k, v in tiny.loss_values(model, batch).items()}
     model.run_eagerly = keras.backend.backend() == "tensorflow"  # tracing would take longer
+    found = model.predict(batch.images, verbose=0)
     history = model.fit(_once(batch), steps_per_epoch=1, verbose=0).history
-    results |= {f"history:{k}": v[0] for k, v in history.items()}
+    results = {f"detections:{k}": v for k, v in found._asdict().items()}
+    results |= {f"losses:{k}": v[0] for k, v in history.items()}
     variables = [v for v in model.weights if "seed" not in v.path]
     results |= {f"weights:{i} {v.name}": ops.convert_to_numpy(v) for i, v in enumerate(variables)}
     np.savez(path, backend=keras.backend.backend(), **results)
-
-
-def _detections(model, images):
-    return tiny.numbers(model(tiny.tensors(images)))
 
 
 def _once(batch):

@@ -12,7 +12,7 @@ pytest.importorskip("tensorflow")
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """{backend: {"detections", "losses", "history", "weights": {name: array}}}, and "before"."""
+    """{backend: {"detections", "losses", "weights": {name: array}}}, and "before"."""
     folder = tmp_path_factory.mktemp("backends")
     model = tiny.build(tiny.SYSTEMS[-1], seed=3)
     model.compile(keras.optimizers.SGD(0.02, momentum=0.9), clip_norm=1.0, run_eagerly=True)
@@ -26,7 +26,9 @@ def results(tmp_path_factory):
     }
     for backend in ("tensorflow", "jax"):
         files = [folder / "model.keras", folder / "batch.npz", folder / f"{backend}.npz"]
-        tiny.run_python([other_backend.__file__, *files], backend=backend)
+        # Most of the time is XLA's, which has nothing to gain from a single step.
+        script = [other_backend.__file__, *files]
+        tiny.run_python(script, backend=backend, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
         with np.load(files[-1]) as arrays:
             assert arrays["backend"] == backend
             found[backend] = parts = {}
@@ -49,13 +51,6 @@ def test_detections_agree(results):
     np.testing.assert_array_equal(found["labels"], expected["labels"])
     for name in ("boxes", "scores", "box_scores", "masks", "mask_frames"):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-3, err_msg=name)
-
-
-def test_history_is_the_loss_before_the_step(results):
-    for backend in ("tensorflow", "jax"):
-        losses, history = results[backend]["losses"], results[backend]["history"]
-        for name in losses:
-            assert history[name] == pytest.approx(losses[name], rel=1e-3), (backend, name)
 
 
 def test_weights_after_a_step_agree(results):
