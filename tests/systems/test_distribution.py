@@ -9,13 +9,7 @@ pytest.importorskip("tensorflow")
 import two_devices
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(s, marks=[pytest.mark.slow] * (s.__name__ != "PAC")) for s in tiny.SYSTEMS
-    ],
-    ids=lambda system: system.__name__,
-)
+@pytest.fixture(scope="module", params=tiny.TRACED, ids=lambda system: system.__name__)
 def results(request, tmp_path_factory):
     """{"<run>_<what>": {name: array}} of `two_devices.py`."""
     path = tmp_path_factory.mktemp("two_devices") / "results.npz"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 
 from pac_keras import HTC, PAC, Batch, GroundTruth, Images
@@ -14,6 +15,10 @@ from pac_keras.boxes import clip_boxes
 from pac_keras.structures import CROWD, IGNORED_PIXEL, PADDING, Rois
 
 SYSTEMS = (HTC, PAC)
+# Tracing a training step takes half a minute: by default it is done for the largest system alone.
+TRACED = tuple(
+    pytest.param(system, marks=[] if system is PAC else [pytest.mark.slow]) for system in SYSTEMS
+)
 CLASSES, SEMANTIC_CLASSES = 5, 6
 ARGUMENTS = {
     "backbone": "resnet18",
