@@ -9,7 +9,7 @@ from pac_keras import HTC, PAC
 
 pytest.importorskip("tensorflow")
 
-SHARED = {"score_threshold": 0.1, "nms_threshold": 0.4, "max_detections": 7, "max_candidates": 90}
+SHARED = {"score_threshold": 0.01, "nms_threshold": 0.4, "max_detections": 7, "max_candidates": 90}
 CASES = {
     "htc": (
         HTC,
