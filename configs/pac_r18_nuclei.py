@@ -5,8 +5,8 @@
 NUCLEI is a folder with train.json, val.json and images/: stage 1 of the 2018 Data Science Bowl
 (CC0), one class. The median nucleus has 17 px in a picture of 256 px: it is enlarged by 1.5, since
 the smallest anchors have 32 px and a box that overlaps none by 0.3 is hardly learnt. AdamW at
-5e-4 for batch 4; linear rule for another batch: 5e-4 * B / 4. Expected: mask AP 0.36 (box AP 0.35) after
-37 CPU minutes.
+5e-4 for batch 4; linear rule for another batch: 5e-4 * B / 4. Expected: mask
+AP 0.36 (box AP 0.35) after 37 CPU minutes.
 """
 
 from functools import partial
