@@ -10,11 +10,15 @@ from keras import initializers, layers, ops
 BATCH_NORM_EPSILON = 1e-5
 _BATCH_NORM_MOMENTUM = 0.9  # PyTorch's momentum 0.1
 
-relu_init = initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
+
+def relu_init():
+    """He's initialiser for what a ReLU follows (fan-out). One for each layer: an initialiser draws
+    the same numbers again."""
+    return initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
 
 
 def normal_init(deviation):
-    """A normal initialiser with the given standard deviation."""
+    """A normal initialiser with the given standard deviation, for one layer."""
     return initializers.RandomNormal(stddev=deviation)
 
 
@@ -54,7 +58,7 @@ class ConvNorm(layers.Layer):
             strides=strides,
             groups=groups,
             use_bias=False,
-            kernel_initializer=relu_init,
+            kernel_initializer=relu_init(),
         )
         self.norm = BatchNorm(frozen=frozen_norm)
         self.activate = activate
@@ -78,7 +82,7 @@ def conv_relu(filters, kernel_size=3, **kwargs):
         kernel_size,
         padding="same",
         activation="relu",
-        kernel_initializer=relu_init,
+        kernel_initializer=relu_init(),
         **kwargs,
     )
 

@@ -146,7 +146,7 @@ def test_batch_norm_s_epsilon_is_torch_s():
 def test_initial_weights():
     normal = numpy(normal_init(0.01)((300, 300)))
     assert normal.std() == pytest.approx(0.01, rel=0.02)
-    he = numpy(relu_init((3, 3, 64, 128)))
+    he = numpy(relu_init()((3, 3, 64, 128)))
     assert he.std() == pytest.approx(np.sqrt(2 / (9 * 128)), rel=0.02)  # fan out
     layer = conv_relu(8)
     out = numpy(layer(np.random.default_rng(0).normal(size=(1, 5, 7, 4)).astype("float32")))

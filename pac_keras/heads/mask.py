@@ -27,7 +27,7 @@ class MaskHead(layers.Layer):
         self.relay = conv_relu(channels, 1) if takes_carried else None
         self.convs = [conv_relu(channels) for _ in range(num_convs)]
         self.upsample = layers.Conv2DTranspose(
-            channels, 2, strides=2, activation="relu", kernel_initializer=relu_init
+            channels, 2, strides=2, activation="relu", kernel_initializer=relu_init()
         )
         self.logits = layers.Conv2D(
             num_classes, 1, kernel_initializer=normal_init(0.001), dtype="float32"

@@ -42,12 +42,9 @@ class MaskQualityHead(layers.Layer):
         self.shrink = layers.MaxPooling2D(2)
         self.convs = [conv_relu(channels) for _ in range(num_convs - 1)]
         self.last_conv = layers.Conv2D(
-            channels, 3, strides=2, activation="relu", kernel_initializer=relu_init
+            channels, 3, strides=2, activation="relu", kernel_initializer=relu_init()
         )
-        init = initializers.VarianceScaling(1.0, mode="fan_in", distribution="uniform")
-        self.dense = [
-            layers.Dense(fc_channels, activation="relu", kernel_initializer=init) for _ in range(2)
-        ]
+        self.dense = [_dense_relu(fc_channels) for _ in range(2)]
         self.quality = layers.Dense(
             num_classes, kernel_initializer=normal_init(0.01), dtype="float32"
         )
@@ -76,6 +73,11 @@ class MaskQualityHead(layers.Layer):
         quality = self(features, of_class(outputs[-1].logits, labels), outputs[1].hidden)
         picked = of_class(quality[:, None, None, :], labels)
         return ops.reshape(picked, ops.shape(labels))
+
+
+def _dense_relu(units):
+    init = initializers.VarianceScaling(1.0, mode="fan_in", distribution="uniform")
+    return layers.Dense(units, activation="relu", kernel_initializer=init)
 
 
 def quality_target(mask_logits, targets, rois, matches, ground_truth):

@@ -27,12 +27,11 @@ class RPN(layers.Layer):
     def __init__(self, channels=256, **kwargs):
         super().__init__(**kwargs)
         anchors = len(ASPECT_RATIOS)
-        init = normal_init(0.01)
         self.shared = layers.Conv2D(
-            channels, 3, padding="same", activation="relu", kernel_initializer=init
+            channels, 3, padding="same", activation="relu", kernel_initializer=normal_init(0.01)
         )
-        self.objectness = layers.Conv2D(anchors, 1, kernel_initializer=init, dtype="float32")
-        self.deltas = layers.Conv2D(4 * anchors, 1, kernel_initializer=init, dtype="float32")
+        self.objectness = _prediction(anchors)
+        self.deltas = _prediction(4 * anchors)
 
     def call(self, pyramid):
         maps = {}
@@ -40,6 +39,10 @@ class RPN(layers.Layer):
             x = self.shared(features)
             maps[level] = (self.objectness(x), self.deltas(x))
         return maps
+
+
+def _prediction(filters):
+    return layers.Conv2D(filters, 1, kernel_initializer=normal_init(0.01), dtype="float32")
 
 
 def flatten_levels(maps):

@@ -99,6 +99,17 @@ def test_every_trainable_variable_gets_a_gradient(system):
     assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
 
 
+def test_a_seed_decides_the_first_weights_and_no_two_layers_start_alike(system):
+    def kernels():
+        model = tiny.build(system, seed=5)
+        return [ops.convert_to_numpy(v) for v in model.weights if v.name == "kernel"]
+
+    drawn = kernels()
+    assert len(drawn) > 50 and all(map(np.array_equal, drawn, kernels()))
+    starts = [kernel.ravel()[:8] / kernel.std() for kernel in drawn]
+    assert len(np.unique(np.round(starts, 3), axis=0)) == len(drawn)
+
+
 # ---- padding -------------------------------------------------------------------------------------
 
 
