@@ -33,11 +33,10 @@ def roi_align(maps, strides, boxes, levels, size, sampling_ratio=2):
         `[B * R, size, size, C]` in the maps' dtype.
     """
     grid = _bins(maps, strides, boxes, levels, size, sampling_ratio)
-    if not use_tensorflow_kernels():
-        return _align_ops(maps, boxes, levels, grid, size, sampling_ratio)
-    if sampling_ratio:
-        return _align_crops(maps, levels, grid, size, sampling_ratio)
-    return _align_sparse(maps, boxes, levels, grid, size)
+    # Not by TensorFlow's crop_and_resize: on CPUs its gradient loses summands between threads.
+    if sampling_ratio == 0 and use_tensorflow_kernels():
+        return _align_sparse(maps, boxes, levels, grid, size)
+    return _align_ops(maps, boxes, levels, grid, size, sampling_ratio)
 
 
 class _Bins(NamedTuple):
@@ -61,7 +60,7 @@ def _bins(maps, strides, boxes, levels, size, sampling_ratio):
 
 
 def _align_ops(maps, boxes, levels, grid, size, sampling_ratio):
-    """`roi_align` with `keras.ops` alone: gathers the four cells around each sample, and adds."""
+    """Gathers the four cells around each sample, and adds."""
     batch, num_boxes = ops.shape(boxes)[0], ops.shape(boxes)[1]
     cells, first_cell, cells_per_picture = _flatten(maps)
     first = ops.take(first_cell, levels) + cells_per_picture * ops.arange(batch)[:, None]
@@ -121,36 +120,6 @@ def _neighbours(place, extent, weight):
         (ops.cast(low, "int32"), weight * (1.0 - fraction)),
         (ops.cast(high, "int32"), weight * fraction),
     )
-
-
-def _align_crops(maps, levels, grid, size, sampling_ratio):
-    """`roi_align` by TensorFlow's crop_and_resize, map by map, and average pooling.
-
-    A border of one repeated cell turns its rule (zero outside) into ours (zero beyond one cell).
-    """
-    import tensorflow as tf
-
-    samples = size * sampling_ratio
-    step = grid.bin / sampling_ratio
-    low = grid.start + 1.0 + 0.5 * step  # the first sample on the padded map
-    corners = tf.concat([low, low + (samples - 1) * step], axis=-1)
-    corners /= tf.tile(grid.extent + 1.0, (1, 1, 2))
-    corners = tf.reshape(corners, (-1, 4))
-    picture = tf.repeat(tf.range(tf.shape(levels)[0]), tf.shape(levels)[1])
-    level = tf.reshape(levels, (-1,))
-    rows, crops = [], []
-    for index, features in enumerate(maps):
-        chosen = tf.cast(tf.where(level == index)[:, 0], tf.int32)
-        padded = tf.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="SYMMETRIC")
-        crop = tf.image.crop_and_resize(
-            tf.cast(padded, tf.float32),
-            tf.gather(corners, chosen),
-            tf.gather(picture, chosen),
-            (samples, samples),
-        )
-        crops.append(tf.nn.avg_pool2d(crop, sampling_ratio, sampling_ratio, "VALID"))
-        rows.append(chosen)
-    return tf.cast(tf.dynamic_stitch(rows, crops), maps[0].dtype)
 
 
 def _align_sparse(maps, boxes, levels, grid, size):

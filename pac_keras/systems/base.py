@@ -276,7 +276,10 @@ def feed(dataset, start_epoch=None):
 
     images, truth = dataset.spec()
     spec = Batch(Images(*map(tensor_spec, images)), GroundTruth(*map(tensor_spec, truth)))
-    return tf.data.Dataset.from_generator(batches, output_signature=spec).prefetch(2)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread keeps the end of `fit` waiting, up to a minute
+    batched = tf.data.Dataset.from_generator(batches, output_signature=spec)
+    return batched.prefetch(2).with_options(options)
 
 
 def _is_dataset(x):

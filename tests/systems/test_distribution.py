@@ -30,7 +30,6 @@ def test_losses_of_unequal_shards(results):
     assert results["two_step"] == pytest.approx(results["one_step"], rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.slow  # FAILS at 1e-5: weights have differed by up to 1.3e-4, cause unknown
 def test_weights_after_a_step_of_unequal_shards(results):
     one, two = results["one_weights"], results["two_weights"]
     assert one.keys() == two.keys() and len(one) > 150
