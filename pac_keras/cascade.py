@@ -1,4 +1,4 @@
-"""The cascade of box stages.
+"""Box stages: one, or a cascade of three.
 
 Source: Cai and Vasconcelos 2018 (Cascade R-CNN), section 4.
 """
@@ -12,6 +12,12 @@ _IOU_THRESHOLDS = (0.5, 0.6, 0.7)
 _DELTA_SCALES = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 _LOSS_WEIGHTS = (1.0, 0.5, 0.25)
 STAGE_LOSSES = tuple(f"stage{i}_{part}" for i in (1, 2, 3) for part in ("class", "box", "mask"))
+
+
+def box_stage(num_classes, fc_channels=1024):
+    """The one BoxStage of systems without cascade: each class has its own deltas."""
+    head = BoxHead(num_classes, fc_channels, class_specific=True)
+    return BoxStage(head, _IOU_THRESHOLDS[0], _DELTA_SCALES[0], _LOSS_WEIGHTS[0])
 
 
 def box_stages(num_classes, fc_channels=1024):
@@ -46,12 +52,10 @@ class BoxStage(layers.Layer):
         return self.head(features)
 
     def predict(self, pool, rois):
-        """Class logits `[B, R, K + 1]` and deltas `[B, R, 4]` of `rois`, float32."""
+        """Class logits `[B, R, K + 1]` and deltas `[B, R, (K,) 4]` of `rois`, float32."""
         logits, deltas = self(pool(rois.boxes, 7))
         count = rois.boxes.shape[1]
-        return ops.reshape(logits, (-1, count, logits.shape[-1])), ops.reshape(
-            deltas, (-1, count, 4)
-        )
+        return tuple(ops.reshape(x, (-1, count, *x.shape[1:])) for x in (logits, deltas))
 
     def refine(self, rois, deltas, sizes):
         """`rois` moved by `deltas`, inside the pictures, without gradient.
@@ -62,6 +66,19 @@ class BoxStage(layers.Layer):
         valid = rois.valid * (1.0 - rois.is_truth)
         boxes = clip_boxes(boxes, sizes) * valid[..., None]
         return rois._replace(boxes=boxes, valid=valid, is_truth=ops.zeros_like(valid))
+
+
+def boxes_of_classes(stage, pool, rois, sizes):
+    """Every class's box of each region, and class probabilities, of a class-specific stage.
+
+    Returns:
+        boxes float32 `[B, R, K, 4]` inside the pictures, and scores as of `refine_boxes`.
+    """
+    logits, deltas = stage.predict(pool, rois)
+    boxes = decode_deltas(deltas, rois.boxes[:, :, None], stage.delta_scale)
+    flat = clip_boxes(ops.reshape(boxes, (-1, boxes.shape[1] * boxes.shape[2], 4)), sizes)
+    scores = ops.softmax(logits, axis=-1)[..., :-1]
+    return ops.reshape(flat, (-1, *boxes.shape[1:])), scores * rois.valid[..., None]
 
 
 def refine_boxes(stages, pool, rois, sizes):

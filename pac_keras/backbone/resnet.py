@@ -101,6 +101,10 @@ class _BasicBlock(layers.Layer):
             else None
         )
 
+    def convolutions(self):
+        """Its ConvNorms on the way, in order."""
+        return self.first, self.second
+
     def call(self, x):
         shortcut = x if self.shortcut is None else self.shortcut(x)
         return ops.relu(self.second(self.first(x)) + shortcut)
@@ -119,6 +123,10 @@ class _Bottleneck(layers.Layer):
             if project
             else None
         )
+
+    def convolutions(self):
+        """Its ConvNorms on the way, in order."""
+        return self.reduce, self.spatial, self.expand
 
     def call(self, x):
         shortcut = x if self.shortcut is None else self.shortcut(x)

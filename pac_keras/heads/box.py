@@ -16,22 +16,37 @@ class BoxHead(layers.Layer):
     """Class logits and box deltas of each region.
 
     `call(features [N, 7, 7, C]) -> (logits [N, K + 1], deltas [N, 4])`, float32; the last class is
-    background; the deltas serve all classes.
+    background; the deltas serve all classes. If `class_specific`, each class has its own: `[N, K,
+    4]`.
     """
 
-    def __init__(self, num_classes, fc_channels=1024, **kwargs):
+    def __init__(self, num_classes, fc_channels=1024, class_specific=False, **kwargs):
         super().__init__(**kwargs)
         self.dense = [layers.Dense(fc_channels, activation="relu") for _ in range(2)]
         self.classes = layers.Dense(
             num_classes + 1, kernel_initializer=normal_init(0.01), dtype="float32"
         )
-        self.deltas = layers.Dense(4, kernel_initializer=normal_init(0.001), dtype="float32")
+        self.delta_shape = (num_classes, 4) if class_specific else (4,)
+        self.deltas = layers.Dense(
+            math.prod(self.delta_shape), kernel_initializer=normal_init(0.001), dtype="float32"
+        )
 
     def call(self, features):
         x = ops.reshape(features, (-1, math.prod(features.shape[1:])))
         for dense in self.dense:
             x = dense(x)
-        return self.classes(x), self.deltas(x)
+        return self.classes(x), ops.reshape(self.deltas(x), (-1, *self.delta_shape))
+
+
+def deltas_of(deltas, labels):
+    """Deltas `[B, R, 4]` of each region's class, out of `[B, R, 4]` or `[B, R, K, 4]`.
+
+    Labels that are no class (background, padding) take the nearest one's.
+    """
+    if len(deltas.shape) == 3:
+        return deltas
+    labels = ops.clip(labels, 0, deltas.shape[2] - 1)
+    return ops.take_along_axis(deltas, labels[..., None, None], axis=2)[:, :, 0]
 
 
 def box_loss(logits, deltas, rois, matches, ground_truth, scale, box_error=smooth_l1):
@@ -41,7 +56,7 @@ def box_loss(logits, deltas, rois, matches, ground_truth, scale, box_error=smoot
 
     Args:
         logits: float32 `[B, R, K + 1]`.
-        deltas: float32 `[B, R, 4]`.
+        deltas: float32 `[B, R, 4]`, or `[B, R, K, 4]`, of which the matched class's count.
         rois, matches: the sample, `[B, R]`.
         ground_truth: GroundTruth.
         scale: four target deviations.
@@ -50,7 +65,7 @@ def box_loss(logits, deltas, rois, matches, ground_truth, scale, box_error=smoot
     counted = ops.cast(matches.labels >= 0, "float32")
     classes = counted * cross_entropy(logits, ops.maximum(matches.labels, 0))
     boxes = ops.take_along_axis(ground_truth.boxes, matches.objects[..., None], axis=1)
-    error = box_error(deltas, encode_deltas(boxes, rois.boxes, scale))
+    error = box_error(deltas_of(deltas, matches.labels), encode_deltas(boxes, rois.boxes, scale))
     error = matches.positive[..., None] * error
     count = ops.sum(counted)
     return {"class": (ops.sum(classes), count), "box": (ops.sum(error), count)}

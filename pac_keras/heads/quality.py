@@ -70,7 +70,8 @@ class MaskQualityHead(layers.Layer):
             outputs: MaskOutput of each mask head.
             labels: int `[B, R]`.
         """
-        quality = self(features, of_class(outputs[-1].logits, labels), outputs[1].hidden)
+        hidden = None if self.relay is None else outputs[1].hidden
+        quality = self(features, of_class(outputs[-1].logits, labels), hidden)
         picked = of_class(quality[:, None, None, :], labels)
         return ops.reshape(picked, ops.shape(labels))
 
@@ -80,19 +81,19 @@ def _dense_relu(units):
     return layers.Dense(units, activation="relu", kernel_initializer=init)
 
 
-def quality_target(mask_logits, targets, rois, matches, ground_truth):
+def quality_target(mask_logits, targets, rois, matches, ground_truth, threshold=0.0):
     """IoU of each predicted mask with its whole object, float32 `[B, R]` in [0, 1].
 
-    Parts of the object outside the region count as missed. The prediction is binarised at a
-    probability of one half.
+    Parts of the object outside the region count as missed.
 
     Args:
         mask_logits: float32 `[B * R, g, g, K]`.
         targets: float32 `[B, R, g, g]`, the object inside the region.
         rois, matches: `[B, R]`; rows without object give 0.
         ground_truth: GroundTruth.
+        threshold: logit from which the prediction is mask; 0 is a probability of one half.
     """
-    predicted = ops.cast(of_class(mask_logits, matches.labels) >= 0.0, "float32")
+    predicted = ops.cast(of_class(mask_logits, matches.labels) >= threshold, "float32")
     predicted = ops.reshape(predicted, ops.shape(targets))
     inside = share_inside(*object_frames(matches, ground_truth), rois.boxes)
     area = ops.sum(targets, axis=(-2, -1))

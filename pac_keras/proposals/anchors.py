@@ -5,6 +5,7 @@ from keras import ops
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)  # height / width, in this order
 ANCHOR_SCALE = 8  # side of a square anchor in strides
+_CANVAS = 32.0  # pixels that a canvas is a multiple of
 
 
 def base_anchors(stride, scale=ANCHOR_SCALE, ratios=ASPECT_RATIOS):
@@ -33,9 +34,13 @@ def inside_picture(anchors, sizes, border):
     Args:
         anchors: float32 `[N, 4]`.
         sizes: `[B, 2]`, (height, width) in pixels.
-        border: pixels that an anchor may reach beyond the picture.
+        border: pixels that an anchor may reach beyond the picture; None = every anchor centred on
+            the picture's own canvas (its sides rounded up to a multiple of 32) counts as inside.
     """
     x0, y0, x1, y1 = ops.unstack(anchors[None], 4, axis=-1)
     height, width = ops.unstack(ops.cast(sizes, "float32")[:, None], 2, axis=-1)  # [B, 1]
+    if border is None:
+        own_height, own_width = (ops.ceil(side / _CANVAS) * _CANVAS for side in (height, width))
+        return ops.cast((x0 + x1 < 2 * own_width) & (y0 + y1 < 2 * own_height), "float32")
     inside = (x0 >= -border) & (y0 >= -border) & (x1 < width + border) & (y1 < height + border)
     return ops.cast(inside, "float32")

@@ -124,12 +124,12 @@ def rpn_loss(maps, sizes, ground_truth, box_error, num_samples, priority, border
 
     Args:
         maps: what `RPN` answers.
-        sizes: `[B, 2]`, (height, width) of the pictures; only anchors inside (`border` pixels may
-            stick out) are used.
+        sizes: `[B, 2]`, (height, width) of the pictures.
         ground_truth: GroundTruth.
         box_error: elementwise function (predicted, target) -> error.
         num_samples: anchors per picture, at most half of them positive.
         priority: function of a shape -> float32; of each kind the highest are sampled.
+        border: only anchors inside the picture are used, see `inside_picture`.
     """
     anchors, logits, deltas = (
         ops.concatenate(x, axis=-2 if x[0].shape[-1] == 4 else -1) for x in flatten_levels(maps)

@@ -16,6 +16,10 @@ RPN_LOSSES = ("rpn_objectness", "rpn_box")
 _RPN_BETA = 1 / 9  # of smooth L1, as in Detectron
 
 
+def _rpn_error(predicted, target):
+    return smooth_l1(predicted, target, _RPN_BETA)
+
+
 class TwoStageSegmenter(InstanceSegmenter):
     """Base of the systems that classify and refine regions of a feature pyramid.
 
@@ -88,10 +92,10 @@ class TwoStageSegmenter(InstanceSegmenter):
         which = 0 if training else 1
         return propose(maps, sizes, self.pre_nms[which], self.max_proposals[which])[0]
 
-    def rpn_losses(self, maps, sizes, ground_truth):
-        """{"rpn_objectness", "rpn_box"}: (sum, count); anchors inside the picture, smooth L1."""
+    def rpn_losses(self, maps, sizes, ground_truth, box_error=_rpn_error, border=0):
+        """{"rpn_objectness", "rpn_box"}: (sum, count), see `rpn_loss`."""
         losses = rpn_loss(
-            maps, sizes, ground_truth, _rpn_error, self.rpn_samples, self.sampling_priority
+            maps, sizes, ground_truth, box_error, self.rpn_samples, self.sampling_priority, border
         )
         return {f"rpn_{name}": loss for name, loss in losses.items()}
 
@@ -114,23 +118,24 @@ class TwoStageSegmenter(InstanceSegmenter):
         order = -ops.cast(ops.arange(shape[1]), "float32")
         return ops.broadcast_to(order[None], shape)
 
-    def select(self, rois, scores):
-        """The final Detections, still without masks, of refined `rois` and class scores.
+    def select(self, boxes, scores):
+        """The final Detections, still without masks, of refined boxes and class scores.
 
-        Their `masks` are empty; `boxes` are those of `rois`.
+        Args:
+            boxes: float32 `[B, R, 4]`, or `[B, R, K, 4]` where each class has its own.
+            scores: float32 `[B, R, K]`.
         """
         rows, labels, scores, valid = select(
-            rois.boxes,
+            boxes,
             scores,
             self.score_threshold,
             self.nms_threshold,
             self.max_candidates,
             self.max_detections,
         )
-        boxes = ops.take_along_axis(rois.boxes, rows[..., None], axis=1) * valid[..., None]
+        if len(boxes.shape) == 4:
+            rows = rows * boxes.shape[2] + labels
+            boxes = ops.reshape(boxes, (-1, boxes.shape[1] * boxes.shape[2], 4))
+        boxes = ops.take_along_axis(boxes, rows[..., None], axis=1) * valid[..., None]
         labels = ops.where(valid > 0.0, labels, PADDING)
         return Detections(boxes, labels, scores, scores, None, boxes)
-
-
-def _rpn_error(predicted, target):
-    return smooth_l1(predicted, target, _RPN_BETA)

@@ -58,7 +58,7 @@ class HTC(TwoStageSegmenter):
         (box_pool, mask_pool), _ = self.sources(pyramid)
         rois = self.propose(self.rpn(pyramid), images.sizes)
         rois, scores = refine_boxes(self.stages, box_pool, rois, images.sizes)
-        found = self.select(rois, scores)
+        found = self.select(rois.boxes, scores)
         outputs = mask_cascade(self.mask_heads, mask_pool(found.boxes, 14), self.mask_info_flow)
         return found._replace(masks=stage_masks(outputs, found.labels, self.test_mask_stage))
 

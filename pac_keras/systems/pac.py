@@ -76,7 +76,7 @@ class PAC(TwoStageSegmenter):
         (box_pool, mask_pool), _ = self.sources(pyramid)
         rois = self.propose(self.rpn(pyramid), images.sizes)
         rois, scores = refine_boxes(self.stages, box_pool, rois, images.sizes)
-        found = self.select(rois, scores)
+        found = self.select(rois.boxes, scores)
         features = mask_pool(found.boxes, 14)
         outputs = mask_cascade(self.mask_heads, features, self.mask_info_flow)
         found = found._replace(masks=stage_masks(outputs, found.labels, self.test_mask_stage))

@@ -1,0 +1,67 @@
+"""Cascade Mask R-CNN. Source: Cai and Vasconcelos 2019, with mmdetection's settings."""
+
+import keras
+
+from pac_keras.cascade import STAGE_LOSSES, box_stages, refine_boxes
+from pac_keras.heads.box import box_loss
+from pac_keras.heads.mask import mask_cascade, mask_heads, mask_loss, mask_targets, stage_masks
+from pac_keras.losses import weighted
+from pac_keras.roi.features import from_pyramid
+from pac_keras.roi.sampling import positives
+from pac_keras.systems.base_two_stage import RPN_LOSSES, TwoStageSegmenter
+
+
+@keras.saving.register_keras_serializable("pac_keras")
+class CascadeMaskRCNN(TwoStageSegmenter):
+    """Three stages refine the boxes; each has a mask branch of its own.
+
+    Args:
+        num_classes, backbone, **shared: see `TwoStageSegmenter`.
+        interleaved: masks are trained on the boxes that their stage refined (HTC, table 3).
+        test_mask_stage: "ensemble" averages the three masks, 1, 2 or 3 takes one.
+    """
+
+    def __init__(
+        self,
+        num_classes=80,
+        backbone="resnet50",
+        *,
+        interleaved=False,
+        test_mask_stage="ensemble",
+        **shared,
+    ):
+        super().__init__(num_classes, backbone, **shared)
+        self.interleaved, self.test_mask_stage = interleaved, test_mask_stage
+        self.stages = box_stages(num_classes, self.fc_channels)
+        self.mask_heads = mask_heads(3, num_classes, self.channels, information_flow=False)
+        self.finish(*RPN_LOSSES, *STAGE_LOSSES)
+
+    def call(self, images):
+        pyramid = self.encode(images)
+        pool = from_pyramid(pyramid, self.sampling_ratio)
+        rois = self.propose(self.rpn(pyramid), images.sizes)
+        rois, scores = refine_boxes(self.stages, pool, rois, images.sizes)
+        found = self.select(rois.boxes, scores)
+        outputs = mask_cascade(self.mask_heads, pool(found.boxes, 14), information_flow=False)
+        return found._replace(masks=stage_masks(outputs, found.labels, self.test_mask_stage))
+
+    def training_losses(self, batch, training=True):
+        images, truth = batch
+        pyramid = self.encode(images, training)
+        pool = from_pyramid(pyramid, self.sampling_ratio)
+        maps = self.rpn(pyramid)
+        losses = self.rpn_losses(maps, images.sizes, truth)
+        rois = self.propose(maps, images.sizes, training=True)
+        for i, (stage, mask_head) in enumerate(zip(self.stages, self.mask_heads, strict=True), 1):
+            sampled, matches = self.sample(rois, truth, stage.iou_threshold, low_quality=False)
+            logits, deltas = stage.predict(pool, sampled)
+            parts = box_loss(logits, deltas, sampled, matches, truth, stage.delta_scale)
+            rois = stage.refine(sampled, deltas, images.sizes)
+            if self.interleaved:
+                sampled, matches = self.sample(rois, truth, stage.iou_threshold, low_quality=False)
+            sampled, matches = positives(sampled, matches)
+            outputs = mask_cascade([mask_head], pool(sampled.boxes, 14))
+            targets = mask_targets(sampled, matches, truth, images.sizes)
+            parts["mask"] = mask_loss(outputs[-1].logits, targets, matches)
+            losses |= {f"stage{i}_{n}": weighted(x, stage.loss_weight) for n, x in parts.items()}
+        return losses

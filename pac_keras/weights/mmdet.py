@@ -1,0 +1,222 @@
+"""mmdetection's checkpoints of the two-stage systems, into our variables and back.
+
+One table per part says which tensor of theirs is which variable of ours: `names` builds it from a
+model, and reading, writing and the report of both follow from it.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from pac_keras.weights.files import read
+
+_SIDE = 7  # of the maps that dense layers flatten
+
+
+class Tensor(NamedTuple):
+    """A tensor of a checkpoint.
+
+    variable: ours.
+    features: for the columns of a dense layer after a flattened map: (channels, height, width).
+    """
+
+    variable: Any
+    features: tuple[int, int, int] | None = None
+
+    def ours(self, value):
+        """PyTorch's layout -> Keras's: out-in-height-width -> height-width-in-out."""
+        if value.ndim == 4:  # also (in, out, h, w) -> (h, w, out, in) of transposed convolutions
+            return value.transpose(2, 3, 1, 0)
+        if value.ndim == 2 and self.features:
+            value = value.reshape(-1, *self.features).transpose(0, 2, 3, 1)
+            return value.reshape(len(value), -1).T
+        return value.T
+
+    def theirs(self):
+        """The variable's value in PyTorch's layout."""
+        value = ops.convert_to_numpy(self.variable)
+        if value.ndim == 4:
+            return np.ascontiguousarray(value.transpose(3, 2, 0, 1))
+        if value.ndim == 2 and self.features:
+            channels, height, width = self.features
+            value = value.T.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
+            return np.ascontiguousarray(value.reshape(len(value), -1))
+        return np.ascontiguousarray(value.T)
+
+    def shape(self):
+        """Its shape in the checkpoint."""
+        return self.theirs().shape
+
+
+class Report(NamedTuple):
+    """What a checkpoint and a model had in common.
+
+    loaded: names whose values are now in the model.
+    missing: names that the model has and the checkpoint lacks.
+    unused: names that the checkpoint has and the model lacks.
+    """
+
+    loaded: list[str]
+    missing: list[str]
+    unused: list[str]
+
+    def __str__(self):
+        parts = (f"{field}: {len(names)}" for field, names in self._asdict().items())
+        return ", ".join(parts)
+
+
+def load_mmdet(model, checkpoint, partial=False):
+    """Puts the weights of an mmdetection checkpoint into `model`.
+
+    Args:
+        model: MaskRCNN, CascadeMaskRCNN, MaskScoringRCNN, HTC, or PAC with HTC's parts.
+        checkpoint: path of `.pth` (needs torch), `.safetensors` or `.npz`, or {name: array}.
+        partial: whether names may be missing or unused; otherwise they raise.
+
+    Returns:
+        Report.
+
+    Raises:
+        ValueError: a shape differs, or, unless `partial`, names do. Nothing is loaded then.
+    """
+    tensors = read(checkpoint) if not isinstance(checkpoint, dict) else checkpoint
+    tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    tensors = {n: v for n, v in tensors.items() if not n.endswith("num_batches_tracked")}
+    known = names(model)
+    report = Report(
+        [name for name in known if name in tensors],
+        [name for name in known if name not in tensors],
+        [name for name in tensors if name not in known],
+    )
+    if not partial and (report.missing or report.unused):
+        raise ValueError(
+            f"The checkpoint does not fit {type(model).__name__}: {report}. "
+            f"First missing: {report.missing[:3]}, first unused: {report.unused[:3]}. "
+            "partial=True loads what fits."
+        )
+    for name in report.loaded:
+        expected, found = known[name].shape(), np.shape(tensors[name])
+        if expected != found:
+            raise ValueError(f"{name}: expected shape {expected}, the checkpoint has {found}")
+    for name in report.loaded:
+        known[name].variable.assign(known[name].ours(np.asarray(tensors[name])))
+    return report
+
+
+def to_mmdet(model):
+    """{name: NumPy array}, the model's weights as mmdetection names and lays them out."""
+    return {name: tensor.theirs() for name, tensor in names(model).items()}
+
+
+def names(model):
+    """{name in mmdetection: Tensor} of all weights of a model."""
+    table = backbone(model.backbone, "backbone.") | _pyramid(model.pyramid) | _rpn(model.rpn)
+    several = hasattr(model, "stages")
+    stages = model.stages if several else [model.stage]
+    for i, stage in enumerate(stages):
+        table |= _box_head(stage.head, f"roi_head.bbox_head.{f'{i}.' if several else ''}")
+    for i, head in enumerate(model.mask_heads):
+        table |= _mask_head(head, f"roi_head.mask_head.{f'{i}.' if several else ''}")
+    if getattr(model, "semantic", None) is not None:
+        table |= _semantic_head(model.semantic)
+    if getattr(model, "quality", None) is not None:
+        table |= _quality_head(model.quality)
+    return table
+
+
+def backbone(resnet, prefix):
+    """Names of a ResNet, as torchvision's and mmdetection's."""
+    table = _conv_norm(resnet.stem, f"{prefix}conv1", f"{prefix}bn1")
+    counts = {}
+    for block, level in zip(resnet.blocks, resnet.block_levels, strict=True):
+        number = counts[level] = counts.get(level, -1) + 1
+        start = f"{prefix}layer{level - 1}.{number}."
+        for i, part in enumerate(block.convolutions(), start=1):
+            table |= _conv_norm(part, f"{start}conv{i}", f"{start}bn{i}")
+        if block.shortcut is not None:
+            table |= _conv_norm(block.shortcut, f"{start}downsample.0", f"{start}downsample.1")
+    return table
+
+
+def _pyramid(fpn):
+    return _series(fpn.lateral, "neck.lateral_convs.{}.conv") | _series(
+        fpn.output_convs, "neck.fpn_convs.{}.conv"
+    )
+
+
+def _rpn(rpn):
+    return (
+        _layer(rpn.shared, "rpn_head.rpn_conv")
+        | _layer(rpn.objectness, "rpn_head.rpn_cls")
+        | _layer(rpn.deltas, "rpn_head.rpn_reg")
+    )
+
+
+def _box_head(head, prefix):
+    return (
+        _dense_after_map(head.dense[0], f"{prefix}shared_fcs.0")
+        | _layer(head.dense[1], f"{prefix}shared_fcs.1")
+        | _layer(head.classes, f"{prefix}fc_cls")
+        | _layer(head.deltas, f"{prefix}fc_reg")
+    )
+
+
+def _mask_head(head, prefix):
+    table = _series(head.convs, prefix + "convs.{}.conv")
+    table |= _layer(head.upsample, f"{prefix}upsample") | _layer(
+        head.logits, f"{prefix}conv_logits"
+    )
+    if head.relay is not None:
+        table |= _layer(head.relay, f"{prefix}conv_res.conv")
+    return table
+
+
+def _semantic_head(head):
+    prefix = "roi_head.semantic_head."
+    return (
+        _series(head.lateral, prefix + "lateral_convs.{}.conv")
+        | _series(head.convs, prefix + "convs.{}.conv")
+        | _layer(head.embedding, f"{prefix}conv_embedding.conv")
+        | _layer(head.logits, f"{prefix}conv_logits")
+    )
+
+
+def _quality_head(head):
+    prefix = "roi_head.mask_iou_head."
+    return (
+        _series([*head.convs, head.last_conv], prefix + "convs.{}")
+        | _dense_after_map(head.dense[0], f"{prefix}fcs.0")
+        | _layer(head.dense[1], f"{prefix}fcs.1")
+        | _layer(head.quality, f"{prefix}fc_mask_iou")
+    )
+
+
+def _series(layers, pattern):
+    table = {}
+    for i, layer in enumerate(layers):
+        table |= _layer(layer, pattern.format(i))
+    return table
+
+
+def _layer(layer, name):
+    table = {f"{name}.weight": Tensor(layer.kernel)}
+    return table | {f"{name}.bias": Tensor(layer.bias)} if layer.use_bias else table
+
+
+def _dense_after_map(layer, name):
+    features = layer.kernel.shape[0] // _SIDE**2, _SIDE, _SIDE
+    return {
+        f"{name}.weight": Tensor(layer.kernel, features),
+        f"{name}.bias": Tensor(layer.bias),
+    }
+
+
+def _conv_norm(part, convolution, norm):
+    return {
+        f"{convolution}.weight": Tensor(part.convolution.kernel),
+        f"{norm}.weight": Tensor(part.norm.gamma),
+        f"{norm}.bias": Tensor(part.norm.beta),
+        f"{norm}.running_mean": Tensor(part.norm.moving_mean),
+        f"{norm}.running_var": Tensor(part.norm.moving_variance),
+    }
