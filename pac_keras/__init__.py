@@ -17,11 +17,26 @@ import importlib
 
 from pac_keras.predict import predict
 from pac_keras.structures import Batch, Detections, GroundTruth, Images
+from pac_keras.systems.cascade_mask_rcnn import CascadeMaskRCNN
 from pac_keras.systems.htc import HTC
+from pac_keras.systems.mask_rcnn import MaskRCNN
+from pac_keras.systems.ms_rcnn import MaskScoringRCNN
 from pac_keras.systems.pac import PAC
 from pac_keras.training import schedule as _schedule  # noqa: F401 (load_model finds it)
 
-__all__ = ["HTC", "PAC", "Batch", "Detections", "GroundTruth", "Images", "data", "predict"]
+__all__ = [
+    "HTC",
+    "PAC",
+    "Batch",
+    "CascadeMaskRCNN",
+    "Detections",
+    "GroundTruth",
+    "Images",
+    "MaskRCNN",
+    "MaskScoringRCNN",
+    "data",
+    "predict",
+]
 __version__ = "0.1.0"
 
 

@@ -49,6 +49,15 @@ def deltas_of(deltas, labels):
     return ops.take_along_axis(deltas, labels[..., None, None], axis=2)[:, :, 0]
 
 
+def likely_labels(logits, matches):
+    """The class whose deltas move each sampled region: its object's, or else the likeliest.
+
+    `logits` `[B, R, K + 1]`, Matches `[B, R]` -> int32 `[B, R]`.
+    """
+    likeliest = ops.cast(ops.argmax(logits[..., :-1], axis=-1), "int32")
+    return ops.where(matches.positive > 0.0, matches.labels, likeliest)
+
+
 def box_loss(logits, deltas, rois, matches, ground_truth, scale, box_error=smooth_l1):
     """Class and box loss of sampled regions: {"class": (sum, count), "box": (sum, count)}.
 

@@ -3,7 +3,7 @@
 import keras
 
 from pac_keras.cascade import box_stage, boxes_of_classes
-from pac_keras.heads.box import box_loss, deltas_of
+from pac_keras.heads.box import box_loss, deltas_of, likely_labels
 from pac_keras.heads.mask import mask_cascade, mask_heads, mask_loss, mask_targets, stage_masks
 from pac_keras.losses import absolute_error
 from pac_keras.roi.features import from_pyramid
@@ -55,7 +55,8 @@ class MaskRCNN(TwoStageSegmenter):
         scale = self.stage.delta_scale
         losses |= box_loss(logits, deltas, sampled, matches, truth, scale, absolute_error)
         if self.interleaved:
-            rois = self.stage.refine(sampled, deltas_of(deltas, matches.labels), images.sizes)
+            deltas = deltas_of(deltas, likely_labels(logits, matches))
+            rois = self.stage.refine(sampled, deltas, images.sizes)
             sampled, matches = self.sample(rois, truth, self.stage.iou_threshold)
         sampled, matches = positives(sampled, matches)
         outputs = mask_cascade(self.mask_heads, pool(sampled.boxes, 14))
