@@ -1,7 +1,10 @@
 """ResNet and ResNeXt: picture -> {2: C2, 3: C3, 4: C4, 5: C5} at strides 4, 8, 16, 32.
 
-Source: He et al. 2016, Xie et al. 2017, with the stride on the 3x3 convolution as in torchvision.
+Source: He et al. 2016, Xie et al. 2017, with the stride on the 3x3 convolution as in torchvision;
+on the first 1x1 convolution in the "caffe" variants, which some published weights need.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from keras import layers, ops
@@ -9,13 +12,25 @@ from keras import layers, ops
 from pac_keras.choices import check_choice
 from pac_keras.layers import BatchNorm, ConvNorm, pad_borders
 
-# name: (blocks per stage, bottleneck, groups, width of a group in the first stage)
+
+class Architecture(NamedTuple):
+    """blocks: per stage; group_width: of a group in the first stage; stride_first: see above."""
+
+    blocks: tuple[int, ...]
+    bottleneck: bool = True
+    groups: int = 1
+    group_width: int = 64
+    stride_first: bool = False
+
+
 ARCHITECTURES = {
-    "resnet18": ((2, 2, 2, 2), False, 1, 64),
-    "resnet50": ((3, 4, 6, 3), True, 1, 64),
-    "resnet101": ((3, 4, 23, 3), True, 1, 64),
-    "resnext101_32x4d": ((3, 4, 23, 3), True, 32, 4),
-    "resnext101_64x4d": ((3, 4, 23, 3), True, 64, 4),
+    "resnet18": Architecture((2, 2, 2, 2), bottleneck=False),
+    "resnet50": Architecture((3, 4, 6, 3)),
+    "resnet101": Architecture((3, 4, 23, 3)),
+    "resnext101_32x4d": Architecture((3, 4, 23, 3), groups=32, group_width=4),
+    "resnext101_64x4d": Architecture((3, 4, 23, 3), groups=64, group_width=4),
+    "resnet50_caffe": Architecture((3, 4, 6, 3), stride_first=True),
+    "resnet101_caffe": Architecture((3, 4, 23, 3), stride_first=True),
 }
 _EXPANSION = 4  # of a bottleneck's output
 
@@ -45,18 +60,18 @@ class ResNet(layers.Layer):
             )
         check_choice("norm", norm, ("frozen", "batch"))
         check_choice("frozen_stages", frozen_stages, range(5))
-        blocks, bottleneck, groups, group_width = ARCHITECTURES[architecture]
+        kind = ARCHITECTURES[architecture]
         frozen = norm == "frozen"
         self.stem = ConvNorm(base_channels, 7, strides=2, frozen_norm=frozen)
         self.blocks, self.block_levels = [], []
-        for stage, count in enumerate(blocks):
+        for stage, count in enumerate(kind.blocks):
             channels = base_channels * 2**stage
-            width = channels if groups == 1 else groups * group_width * 2**stage
+            width = channels if kind.groups == 1 else kind.groups * kind.group_width * 2**stage
             for i in range(count):
                 strides = 2 if stage > 0 and i == 0 else 1
                 self.blocks.append(
-                    _Bottleneck(channels * _EXPANSION, width, strides, groups, i == 0, frozen)
-                    if bottleneck
+                    _Bottleneck(channels * _EXPANSION, width, strides, kind, i == 0, frozen)
+                    if kind.bottleneck
                     else _BasicBlock(channels, strides, frozen)
                 )
                 self.block_levels.append(stage + 2)
@@ -111,12 +126,13 @@ class _BasicBlock(layers.Layer):
 
 
 class _Bottleneck(layers.Layer):
-    """1x1, (grouped) 3x3 with the stride, 1x1 around a shortcut, which `project` convolves."""
+    """1x1, (grouped) 3x3, 1x1 around a shortcut, which `project` convolves."""
 
-    def __init__(self, channels, width, strides, groups, project, frozen_norm, **kwargs):
+    def __init__(self, channels, width, strides, kind, project, frozen_norm, **kwargs):
         super().__init__(**kwargs)
-        self.reduce = ConvNorm(width, 1, frozen_norm=frozen_norm)
-        self.spatial = ConvNorm(width, 3, strides, groups, frozen_norm=frozen_norm)
+        first, second = (strides, 1) if kind.stride_first else (1, strides)
+        self.reduce = ConvNorm(width, 1, first, frozen_norm=frozen_norm)
+        self.spatial = ConvNorm(width, 3, second, kind.groups, frozen_norm=frozen_norm)
         self.expand = ConvNorm(channels, 1, activate=False, frozen_norm=frozen_norm)
         self.shortcut = (
             ConvNorm(channels, 1, strides, activate=False, frozen_norm=frozen_norm)

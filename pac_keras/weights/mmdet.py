@@ -11,6 +11,7 @@ from keras import ops
 
 from pac_keras.weights.files import read
 
+_COUNTER = "num_batches_tracked"
 _SIDE = 7  # of the maps that dense layers flatten
 
 
@@ -33,9 +34,9 @@ class Tensor(NamedTuple):
             return value.reshape(len(value), -1).T
         return value.T
 
-    def theirs(self):
-        """The variable's value in PyTorch's layout."""
-        value = ops.convert_to_numpy(self.variable)
+    def theirs(self, value=None):
+        """`value`, an array like the variable (None = its own), in PyTorch's layout."""
+        value = ops.convert_to_numpy(self.variable) if value is None else value
         if value.ndim == 4:
             return np.ascontiguousarray(value.transpose(3, 2, 0, 1))
         if value.ndim == 2 and self.features:
@@ -82,7 +83,7 @@ def load_mmdet(model, checkpoint, partial=False):
     """
     tensors = read(checkpoint) if not isinstance(checkpoint, dict) else checkpoint
     tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    tensors = {n: v for n, v in tensors.items() if not n.endswith("num_batches_tracked")}
+    tensors = {n: v for n, v in tensors.items() if not n.endswith(_COUNTER)}
     known = names(model)
     report = Report(
         [name for name in known if name in tensors],
@@ -105,8 +106,16 @@ def load_mmdet(model, checkpoint, partial=False):
 
 
 def to_mmdet(model):
-    """{name: NumPy array}, the model's weights as mmdetection names and lays them out."""
-    return {name: tensor.theirs() for name, tensor in names(model).items()}
+    """{name: NumPy array}, the model's weights as mmdetection names and lays them out.
+
+    PyTorch's counters of batches, which nothing reads in inference, are 0.
+    """
+    tensors = {}
+    for name, tensor in names(model).items():
+        tensors[name] = tensor.theirs()
+        if name.endswith("running_var"):
+            tensors[name.replace("running_var", _COUNTER)] = np.zeros((), "int64")
+    return tensors
 
 
 def names(model):

@@ -5,7 +5,7 @@ import pytest
 from builders import count_weights, numpy, weight_gradients
 from keras import ops
 
-from pac_keras.backbone.resnet import ARCHITECTURES, ResNet
+from pac_keras.backbone.resnet import ARCHITECTURES, Architecture, ResNet
 from pac_keras.layers import BatchNorm
 
 REFERENCE = np.load(Path(__file__).parents[1] / "data" / "backbone_reference.npz")
@@ -62,7 +62,7 @@ def test_narrow_resnet50_agrees_with_the_reference():
 
 
 def test_grouped_stages_agree_with_the_reference(monkeypatch):
-    monkeypatch.setitem(ARCHITECTURES, "two_stages", ((3, 4), True, 4, 4))
+    monkeypatch.setitem(ARCHITECTURES, "two_stages", Architecture((3, 4), groups=4, group_width=4))
     compare(ResNet("two_stages", base_channels=16), "resnext50", [2, 3])
 
 
@@ -72,9 +72,9 @@ def test_grouped_stages_agree_with_the_reference(monkeypatch):
 )
 def test_numbers_of_weights(names, monkeypatch):
     """Two blocks per stage are built; the further ones of a stage are like its second."""
-    settings = {ARCHITECTURES[name][1:] for name in names}
-    assert len(settings) == 1  # they differ in depth alone
-    monkeypatch.setitem(ARCHITECTURES, "short", ((2, 2, 2, 2), *settings.pop()))
+    short = {ARCHITECTURES[name]._replace(blocks=(2, 2, 2, 2)) for name in names}
+    assert len(short) == 1  # they differ in depth alone
+    monkeypatch.setitem(ARCHITECTURES, "short", short.pop())
     network = ResNet("short", frozen_stages=1)
     network(np.zeros((1, 32, 32, 3), "float32"))
     assert network.block_levels == [2, 2, 3, 3, 4, 4, 5, 5]
@@ -82,7 +82,7 @@ def test_numbers_of_weights(names, monkeypatch):
         stages = [
             count_weights(first) + (depth - 1) * count_weights(second)
             for depth, first, second in zip(
-                ARCHITECTURES[name][0], *[iter(network.blocks)] * 2, strict=True
+                ARCHITECTURES[name].blocks, *[iter(network.blocks)] * 2, strict=True
             )
         ]
         total, frozen = COUNTS[name]

@@ -1,0 +1,1 @@
+"""`python -m tests.parity FIXTURE.npz`: this library against numbers of the reference."""
