@@ -27,7 +27,7 @@ experiment = Experiment(
         pre_nms=(200, 200),
         max_proposals=(200, 200),
     ),
-    train=partial(shapes, count=1440, size=128),
+    train=partial(shapes, count=1120, size=128),
     valid=partial(shapes, count=200, size=128),
     epochs=4,
     batch_size=8,

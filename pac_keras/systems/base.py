@@ -6,6 +6,7 @@ Keras's own; they also take a `pac_keras.data` Dataset.
 """
 
 import inspect
+import itertools
 
 import keras
 import numpy as np
@@ -271,11 +272,8 @@ def feed(dataset, start_epoch=None):
         return batches()
     import tensorflow as tf
 
-    def tensor_spec(leaf):
-        return tf.TensorSpec(*leaf)
-
-    images, truth = dataset.spec()
-    spec = Batch(Images(*map(tensor_spec, images)), GroundTruth(*map(tensor_spec, truth)))
+    images, truth = (itertools.starmap(tf.TensorSpec, part) for part in dataset.spec())
+    spec = Batch(Images(*images), GroundTruth(*truth))
     options = tf.data.Options()
     options.autotune.enabled = False  # its thread keeps the end of `fit` waiting, up to a minute
     batched = tf.data.Dataset.from_generator(batches, output_signature=spec)

@@ -61,12 +61,11 @@ class PAC(TwoStageSegmenter):
         self.interleaved, self.mask_info_flow = interleaved, mask_info_flow
         self.test_mask_stage, self.rescore = test_mask_stage, rescore
 
-        channels = self.channels
-        self.semantic = semantic_head(semantic, num_semantic_classes, channels, decoder_convs)
-        self.reduce = conv_relu(channels, 1) if roi_fusion == "concat" else None
+        self.semantic = semantic_head(semantic, num_semantic_classes, self.channels, decoder_convs)
+        self.reduce = conv_relu(self.channels, 1) if roi_fusion == "concat" else None
         self.stages = box_stages(num_classes, self.fc_channels)
-        self.mask_heads = mask_heads(3, num_classes, channels, mask_info_flow)
-        settings = channels, self.fc_channels, quality_convs, quality_info_flow
+        self.mask_heads = mask_heads(3, num_classes, self.channels, mask_info_flow)
+        settings = self.channels, self.fc_channels, quality_convs, quality_info_flow
         self.quality = mq.MaskQualityHead(num_classes, *settings) if mask_quality else None
         branches = self.semantic and "semantic", self.quality and "quality"
         self.finish(*RPN_LOSSES, *STAGE_LOSSES, *branches)

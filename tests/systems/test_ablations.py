@@ -99,7 +99,8 @@ def test_switch_changes_something(row):
 
 
 def _build(system, arguments):
-    model = tiny.fix_proposals(tiny.build(system, **arguments))
+    # Samples that hold more than the objects' own boxes, which are the same at every stage.
+    model = tiny.fix_proposals(tiny.build(system, roi_samples=64, **arguments), count=96)
     for stage in model.stages:  # fresh heads hardly move a box: all stages would see the same
         kernel = stage.head.deltas.kernel
         kernel.assign(100.0 * kernel)
