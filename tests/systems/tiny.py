@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 from keras import ops
 
-from pac_keras import HTC, PAC, Batch, GroundTruth, Images
+from pac_keras import (
+    HTC,
+    PAC,
+    Batch,
+    CascadeMaskRCNN,
+    GroundTruth,
+    Images,
+    MaskRCNN,
+    MaskScoringRCNN,
+)
 from pac_keras.boxes import clip_boxes
 from pac_keras.structures import CROWD, IGNORED_PIXEL, PADDING, Rois
 
-SYSTEMS = (HTC, PAC)
+SYSTEMS = (MaskRCNN, CascadeMaskRCNN, MaskScoringRCNN, HTC, PAC)
+SEMANTIC = (HTC, PAC)  # those with a semantic branch
 # Tracing a training step takes half a minute: by default it is done for the largest system alone.
 TRACED = tuple(
     pytest.param(system, marks=[] if system is PAC else [pytest.mark.slow]) for system in SYSTEMS
@@ -27,7 +37,6 @@ ARGUMENTS = {
     "norm": "batch",
     "channels": 8,
     "fc_channels": 16,
-    "num_semantic_classes": SEMANTIC_CLASSES,
     "pre_nms": (50, 50),
     "max_proposals": (40, 30),
     "rpn_samples": 32,
@@ -42,7 +51,14 @@ _ROOT = _HERE.parents[1]
 def build(system, seed=0, **arguments):
     """A small `system` with random weights that depend on `seed` alone."""
     keras.utils.set_random_seed(seed)
+    if system in SEMANTIC:
+        arguments = {"num_semantic_classes": SEMANTIC_CLASSES} | arguments
     return system(CLASSES, **(ARGUMENTS | arguments))
+
+
+def stages(model):
+    """The box stages of a system, one or several."""
+    return model.stages if hasattr(model, "stages") else [model.stage]
 
 
 def images(sizes=((64, 96), (60, 80)), canvas=(64, 96), seed=0):
