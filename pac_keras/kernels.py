@@ -1,7 +1,7 @@
-"""Which implementation of NMS and of RoIAlign with adaptive sampling a trace uses.
+"""Which implementation of RoIAlign and NMS a trace uses.
 
-On TensorFlow both have kernels that are faster or exact where the `keras.ops` version is not, but
-they do not compile under XLA and do not run in LiteRT. Inside `with portable():` everything is
+On TensorFlow both have kernels several times faster than their `keras.ops` versions, but these
+kernels do not compile under XLA and do not run in LiteRT. Inside `with portable():` everything is
 traced with `keras.ops` alone. The two versions are tested against each other.
 """
 

@@ -33,10 +33,11 @@ def roi_align(maps, strides, boxes, levels, size, sampling_ratio=2):
         `[B * R, size, size, C]` in the maps' dtype.
     """
     grid = _bins(maps, strides, boxes, levels, size, sampling_ratio)
-    # Not by TensorFlow's crop_and_resize: on CPUs its gradient loses summands between threads.
-    if sampling_ratio == 0 and use_tensorflow_kernels():
+    if not use_tensorflow_kernels():
+        return _align_ops(maps, boxes, levels, grid, size, sampling_ratio)
+    if sampling_ratio == 0:
         return _align_sparse(maps, boxes, levels, grid, size)
-    return _align_ops(maps, boxes, levels, grid, size, sampling_ratio)
+    return _align_crops(maps, boxes, levels, grid, size, sampling_ratio)
 
 
 class _Bins(NamedTuple):
@@ -120,6 +121,56 @@ def _neighbours(place, extent, weight):
         (ops.cast(low, "int32"), weight * (1.0 - fraction)),
         (ops.cast(high, "int32"), weight * fraction),
     )
+
+
+def _align_crops(maps, boxes, levels, grid, size, sampling_ratio):
+    """`roi_align` by TensorFlow's crop_and_resize; its gradient by `_align_sparse`, its equal.
+
+    The kernel's own gradient adds from several threads at once, and on CPUs loses summands.
+    """
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def align(*maps):
+        def gradient(upstream):
+            with tf.GradientTape() as tape:
+                tape.watch(maps)
+                aligned = _align_sparse(maps, boxes, levels, grid, size)
+            return tape.gradient(aligned, maps, upstream)
+
+        return _crops(maps, levels, grid, size, sampling_ratio), gradient
+
+    return align(*maps)
+
+
+def _crops(maps, levels, grid, size, sampling_ratio):
+    """crop_and_resize, map by map, and average pooling.
+
+    A border of one repeated cell turns its rule (zero outside) into ours (zero beyond one cell).
+    """
+    import tensorflow as tf
+
+    samples = size * sampling_ratio
+    step = grid.bin / sampling_ratio
+    low = grid.start + 1.0 + 0.5 * step  # the first sample on the padded map
+    corners = tf.concat([low, low + (samples - 1) * step], axis=-1)
+    corners /= tf.tile(grid.extent + 1.0, (1, 1, 2))
+    corners = tf.reshape(corners, (-1, 4))
+    picture = tf.repeat(tf.range(tf.shape(levels)[0]), tf.shape(levels)[1])
+    level = tf.reshape(levels, (-1,))
+    rows, crops = [], []
+    for index, features in enumerate(maps):
+        chosen = tf.cast(tf.where(level == index)[:, 0], tf.int32)
+        padded = tf.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="SYMMETRIC")
+        crop = tf.image.crop_and_resize(
+            tf.cast(padded, tf.float32),
+            tf.gather(corners, chosen),
+            tf.gather(picture, chosen),
+            (samples, samples),
+        )
+        crops.append(tf.nn.avg_pool2d(crop, sampling_ratio, sampling_ratio, "VALID"))
+        rows.append(chosen)
+    return tf.cast(tf.dynamic_stitch(rows, crops), maps[0].dtype)
 
 
 def _align_sparse(maps, boxes, levels, grid, size):

@@ -113,7 +113,8 @@ def test_gradient_agrees_with_the_reference(reference, path, stride, sampling_ra
     np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_both_implementations_of_adaptive_sampling_agree_in_value_and_gradient():
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_both_implementations_agree_in_value_and_gradient(sampling_ratio):
     random = np.random.default_rng(0)
     maps = [random.normal(size=(2, 24 // k, 32 // k, 3)).astype("float32") for k in (1, 2)]
     low = random.uniform(-10, 80, (2, 9, 2))
@@ -122,7 +123,7 @@ def test_both_implementations_of_adaptive_sampling_agree_in_value_and_gradient()
     weights = random.normal(size=(18, 5, 5, 3)).astype("float32")
 
     def loss(x):
-        cut = roi_align([x, maps[1]], [4, 8], boxes, levels, 5, 0)
+        cut = roi_align([x, maps[1]], [4, 8], boxes, levels, 5, sampling_ratio)
         return ops.sum(cut * weights)
 
     ours = numpy(compiled(loss)(maps[0])), gradient(loss, maps[0])
@@ -131,6 +132,23 @@ def test_both_implementations_of_adaptive_sampling_agree_in_value_and_gradient()
     np.testing.assert_allclose(ours[0], other[0], atol=1e-3)
     np.testing.assert_allclose(ours[1], other[1], atol=1e-4)
     assert np.abs(ours[1]).max() > 0.1
+
+
+def test_the_gradient_loses_nothing_between_threads():
+    """Many boxes share each cell; thirty times the same."""
+    random = np.random.default_rng(0)
+    features = random.normal(size=(1, 48, 48, 64)).astype("float32")
+    low = random.uniform(0, 120, (1, 256, 2))
+    boxes = np.concatenate([low, low + random.uniform(20, 70, (1, 256, 2))], -1).astype("float32")
+    levels = np.zeros((1, 256), "int32")
+    weights = random.normal(size=(256, 7, 7, 64)).astype("float32")
+
+    def loss(x):
+        return ops.sum(roi_align([x], [4], boxes, levels, 7, 2) * weights)
+
+    first = gradient(loss, features)
+    for _ in range(30):
+        np.testing.assert_allclose(gradient(loss, features), first, atol=1e-4)
 
 
 def test_each_box_reads_its_own_level_and_picture(path):
