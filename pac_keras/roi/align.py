@@ -61,41 +61,41 @@ def _bins(maps, strides, boxes, levels, size, sampling_ratio):
 
 
 def _align_ops(maps, boxes, levels, grid, size, sampling_ratio):
-    """Gathers the four cells around each sample, and adds."""
-    batch = ops.shape(boxes)[0]
+    """`roi_align` with `keras.ops` alone: gathers the four cells around each sample, and adds."""
+    batch, num_boxes = ops.shape(boxes)[0], ops.shape(boxes)[1]
     cells, first_cell, cells_per_picture = _flatten(maps)
     first = ops.take(first_cell, levels) + cells_per_picture * ops.arange(batch)[:, None]
     width = ops.cast(grid.extent[..., 1], "int32")
-    together = sampling_ratio or 1  # samples per bin and axis that are gathered at once
     most = sampling_ratio or MAX_ADAPTIVE_SAMPLES
-    side = size * together
-    bins = ops.cast(ops.arange(side) // together, "float32")
-    samples = ops.cast(ops.arange(side) % together, "float32")
+    bins = ops.arange(size, dtype="float32")
+    samples = ops.minimum(grid.samples, most)
 
-    def along(axis, sample):  # both cells that a sample touches: 2 x (index, weight) [B, R, side]
-        allowed = ops.minimum(grid.samples[..., axis, None], most)
-        count = ops.maximum(allowed, 1.0)
-        sample = sample + samples
-        place = (bins + (sample + 0.5) / count) * grid.bin[..., axis, None]
-        weight = ops.cast(sample < allowed, "float32") / count
-        return _neighbours(
-            place + grid.start[..., axis, None], grid.extent[..., axis, None], weight
-        )
+    def along(axis, sample):  # both cells that a sample touches: 2 x (index, weight) [B, R, size]
+        count = ops.maximum(samples[..., axis], 1.0)
+        place = (bins + (sample + 0.5) / count[..., None]) * grid.bin[..., axis, None]
+        weight = ops.cast(sample < samples[..., axis], "float32") / count
+        place = place + grid.start[..., axis, None]
+        return _neighbours(place, grid.extent[..., axis, None], weight[..., None])
 
     def add(index, total):
-        for row, row_weight in along(0, ops.cast(index // most, "float32")):
-            for column, column_weight in along(1, ops.cast(index % most, "float32")):
+        y_sample = ops.cast(index // most, "float32")
+        x_sample = ops.cast(index % most, "float32")
+        for row, row_weight in along(0, y_sample):
+            for column, column_weight in along(1, x_sample):
                 cell = row[..., :, None] * width[..., None, None] + column[..., None, :]
                 cell = cell + first[..., None, None]
                 weight = row_weight[..., :, None] * column_weight[..., None, :]
-                picked = ops.take(cells, cell, axis=0)  # [B, R, side, side, C]
+                picked = ops.take(cells, cell, axis=0)  # [B, R, size, size, C]
                 total = total + picked * ops.cast(weight, cells.dtype)[..., None]
         return total
 
-    total = ops.zeros((batch, ops.shape(boxes)[1], side, side, cells.shape[-1]), dtype=cells.dtype)
-    total = add(0, total) if sampling_ratio else ops.fori_loop(0, most * most, add, total)
-    total = ops.reshape(total, (-1, side, side, cells.shape[-1]))
-    return ops.average_pool(total, together, together) * together**2
+    total = ops.zeros((batch, num_boxes, size, size, cells.shape[-1]), dtype=cells.dtype)
+    if sampling_ratio:
+        for index in range(most * most):
+            total = add(index, total)
+    else:
+        total = ops.fori_loop(0, most * most, add, total)
+    return ops.reshape(total, (-1, size, size, cells.shape[-1]))
 
 
 def _flatten(maps):
