@@ -134,19 +134,21 @@ def rpn_loss(maps, sizes, ground_truth, box_error, num_samples, priority, border
     anchors, logits, deltas = (
         ops.concatenate(x, axis=-2 if x[0].shape[-1] == 4 else -1) for x in flatten_levels(maps)
     )
+    boxes = ops.broadcast_to(anchors[None], (ops.shape(sizes)[0], *ops.shape(anchors)))
     matches = match(
-        ops.broadcast_to(anchors[None], (ops.shape(sizes)[0], *ops.shape(anchors))),
+        boxes,
         inside_picture(anchors, sizes, border),
         ground_truth,
         thresholds=(_NEGATIVE_IOU, _POSITIVE_IOU),
         low_quality=_NEGATIVE_IOU,
+        visible=clip_boxes(boxes, sizes),
     )
     rows, valid, positive = sample_rows(matches, num_samples, _POSITIVE_FRACTION, priority)
     logits = ops.take_along_axis(logits, rows, axis=1)
     deltas = ops.take_along_axis(deltas, rows[..., None], axis=1)
     objects = ops.take_along_axis(matches.objects, rows, axis=1)
-    boxes = ops.take_along_axis(ground_truth.boxes, objects[..., None], axis=1)
-    target = encode_deltas(boxes, ops.take(anchors, rows, axis=0))
+    object_boxes = ops.take_along_axis(ground_truth.boxes, objects[..., None], axis=1)
+    target = encode_deltas(object_boxes, ops.take(anchors, rows, axis=0))
     count = ops.sum(valid)
     objectness = ops.sum(valid * binary_cross_entropy(logits, positive))
     error = ops.sum(positive[..., None] * box_error(deltas, target))

@@ -8,7 +8,7 @@ from pac_keras.structures import CROWD, PADDING, Matches, Rois
 _CROWD_COVERAGE = 0.5  # a region with more than this share inside a crowd is not trained on
 
 
-def match(boxes, valid, ground_truth, thresholds, low_quality=None):
+def match(boxes, valid, ground_truth, thresholds, low_quality=None, visible=None):
     """Matches of every region with the object that it overlaps most.
 
     A region is positive at an IoU of at least `thresholds[1]`, background below `thresholds[0]`;
@@ -21,6 +21,7 @@ def match(boxes, valid, ground_truth, thresholds, low_quality=None):
         thresholds: (below: background, from: positive), IoU.
         low_quality: if given, an object whose best IoU is at least this also gets every region
             that reaches this best IoU; later objects overwrite earlier ones.
+        visible: the boxes' parts inside the picture, if some reach beyond it: what crowds cover.
 
     Returns:
         Matches whose labels are the object's label where positive, `PADDING` where ignored, and
@@ -31,7 +32,8 @@ def match(boxes, valid, ground_truth, thresholds, low_quality=None):
     is_object = ground_truth.labels >= 0  # [B, G]
     is_crowd = ops.cast(ground_truth.labels == CROWD, "float32")
     iou = ops.where(is_object[:, None, :], box_iou(boxes, ground_truth.boxes), -1.0)  # [B, N, G]
-    in_crowd = ops.max(box_coverage(boxes, ground_truth.boxes) * is_crowd[:, None, :], axis=-1)
+    coverage = box_coverage(boxes if visible is None else visible, ground_truth.boxes)
+    in_crowd = ops.max(coverage * is_crowd[:, None, :], axis=-1)
     usable = (valid > 0.0) & (in_crowd <= _CROWD_COVERAGE)
     iou = ops.where(usable[..., None], iou, -1.0)
     best = ops.max(iou, axis=-1)  # [B, N]

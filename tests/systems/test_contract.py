@@ -77,8 +77,9 @@ def test_losses_are_finite(model, objects):
 
 def test_a_crowd_is_no_background(model):
     """A crowd over the whole picture: no region has a class loss; without it all of them have."""
-    crowd = tiny.loss_values(model, tiny.batch(((CROWD,), (CROWD,))))
-    empty = tiny.loss_values(model, tiny.batch((0, 0)))
+    sizes = (64, 96), (64, 64)  # multiples of 32: no anchor's centre is outside, in any system
+    crowd = tiny.loss_values(model, tiny.batch(((CROWD,), (CROWD,)), sizes))
+    empty = tiny.loss_values(model, tiny.batch((0, 0), sizes))
     names = [name for name in crowd if name.endswith(("objectness", "class"))]
     assert len(names) == 1 + len(tiny.stages(model))
     for name in names:
@@ -86,9 +87,9 @@ def test_a_crowd_is_no_background(model):
 
 
 def test_every_trainable_variable_gets_a_gradient(system):
-    # Large enough for an anchor of P4 inside the picture, and every anchor is sampled.
-    model = tiny.build(system, rpn_samples=8000, roi_samples=64, seed=2)
-    batch = tiny.tensors(tiny.batch((3, 2), ((160, 192),) * 2, (160, 192)))
+    # Large enough for an anchor of P5 inside the picture, and every anchor is sampled.
+    model = tiny.build(system, rpn_samples=20000, roi_samples=64, seed=2)
+    batch = tiny.tensors(tiny.batch((5,), ((288, 320),), (288, 320)))
     with tf.GradientTape() as tape:
         total, _ = model.mean_losses(batch, True)
     gradients = tape.gradient(total, model.trainable_variables)
@@ -108,7 +109,7 @@ def test_a_seed_decides_the_first_weights_and_no_two_layers_start_alike(system):
         return [ops.convert_to_numpy(v) for v in model.weights if v.name == "kernel"]
 
     drawn = kernels()
-    assert len(drawn) > 50 and all(map(np.array_equal, drawn, kernels()))
+    assert len(drawn) > 40 and all(map(np.array_equal, drawn, kernels()))
     starts = [kernel.ravel()[:8] / kernel.std() for kernel in drawn]
     assert len(np.unique(np.round(starts, 3), axis=0)) == len(drawn)
 
