@@ -29,15 +29,20 @@ def roi_targets(frames, mask_frames, boxes, sizes, grid):
 
     Source: mmdetection's bitmap targets (RoIAlign, threshold 0.5).
     """
-    boxes = clip_boxes(boxes, sizes)
-    height, width = frames.shape[-2:]
-    rows = _mean_weights(boxes[..., 1::2], mask_frames[..., 1::2], grid, height)
-    columns = _mean_weights(boxes[..., 0::2], mask_frames[..., 0::2], grid, width)
-    soft = ops.matmul(rows, ops.matmul(ops.cast(frames, "float32"), _swap(columns)))
+    soft = roi_means(frames, mask_frames, boxes, sizes, grid)
     return ops.cast(soft >= 0.5 - _TIE, "float32")
 
 
 _TIE = 1e-5  # exact halves must not fall to rounding
+
+
+def roi_means(frames, mask_frames, boxes, sizes, grid):
+    """The same before the threshold: the object's share of each cell, float32 `[B, R, g, g]`."""
+    boxes = clip_boxes(boxes, sizes)
+    height, width = frames.shape[-2:]
+    rows = _mean_weights(boxes[..., 1::2], mask_frames[..., 1::2], grid, height)
+    columns = _mean_weights(boxes[..., 0::2], mask_frames[..., 0::2], grid, width)
+    return ops.matmul(rows, ops.matmul(ops.cast(frames, "float32"), _swap(columns)))
 
 
 def _mean_weights(sides, frame_sides, cells, length):

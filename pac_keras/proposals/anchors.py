@@ -37,10 +37,17 @@ def inside_picture(anchors, sizes, border):
         border: pixels that an anchor may reach beyond the picture; None = every anchor centred on
             the picture's own canvas (its sides rounded up to a multiple of 32) counts as inside.
     """
-    x0, y0, x1, y1 = ops.unstack(anchors[None], 4, axis=-1)
-    height, width = ops.unstack(ops.cast(sizes, "float32")[:, None], 2, axis=-1)  # [B, 1]
+    sizes = ops.cast(sizes, "float32")
     if border is None:
-        own_height, own_width = (ops.ceil(side / _CANVAS) * _CANVAS for side in (height, width))
-        return ops.cast((x0 + x1 < 2 * own_width) & (y0 + y1 < 2 * own_height), "float32")
+        return centred_inside(anchors, ops.ceil(sizes / _CANVAS) * _CANVAS)
+    x0, y0, x1, y1 = ops.unstack(anchors[None], 4, axis=-1)
+    height, width = ops.unstack(sizes[:, None], 2, axis=-1)  # [B, 1]
     inside = (x0 >= -border) & (y0 >= -border) & (x1 < width + border) & (y1 < height + border)
     return ops.cast(inside, "float32")
+
+
+def centred_inside(anchors, sizes):
+    """1 where the centre of an anchor lies inside `sizes` `[B, 2]`, float32 `[B, N]`."""
+    x0, y0, x1, y1 = ops.unstack(anchors[None], 4, axis=-1)
+    height, width = ops.unstack(ops.cast(sizes, "float32")[:, None], 2, axis=-1)  # [B, 1]
+    return ops.cast((x0 + x1 < 2.0 * width) & (y0 + y1 < 2.0 * height), "float32")

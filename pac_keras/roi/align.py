@@ -14,7 +14,7 @@ MAX_ADAPTIVE_SAMPLES = 16  # per bin and axis, where the number of samples has t
 
 
 def roi_align(maps, strides, boxes, levels, size, sampling_ratio=2):
-    """Features in a `size` x `size` grid of bins inside each box.
+    """Features in a grid of bins inside each box.
 
     Each bin is the mean of bilinear samples. A sample more than one cell outside its map counts
     as zero; less than one cell outside, it takes the border's value.
@@ -24,14 +24,15 @@ def roi_align(maps, strides, boxes, levels, size, sampling_ratio=2):
         strides: list of numbers, pixels per cell of each map.
         boxes: float32 `[B, R, 4]` in pixels.
         levels: int32 `[B, R]`, which map serves each box.
-        size: bins per side.
+        size: bins per side, a number or (vertical, horizontal).
         sampling_ratio: samples per bin and axis. 0 takes ceil(bin size in cells), per box and axis,
             as the weights of mmdetection expect: exact on TensorFlow; elsewhere at most
             `MAX_ADAPTIVE_SAMPLES`.
 
     Returns:
-        `[B * R, size, size, C]` in the maps' dtype.
+        `[B * R, height, width, C]` in the maps' dtype.
     """
+    size = (size, size) if isinstance(size, int) else tuple(size)
     grid = _bins(maps, strides, boxes, levels, size, sampling_ratio)
     if not use_tensorflow_kernels():
         return _align_ops(maps, boxes, levels, grid, size, sampling_ratio)
@@ -54,7 +55,7 @@ def _bins(maps, strides, boxes, levels, size, sampling_ratio):
     extents = [ops.cast(ops.stack(ops.shape(x)[1:3]), "float32") for x in maps]
     x0, y0, x1, y1 = ops.unstack(ops.stop_gradient(boxes), 4, axis=-1)
     start = ops.stack([y0, x0], axis=-1) / stride - 0.5
-    side = ops.stack([y1 - y0, x1 - x0], axis=-1) / stride / size
+    side = ops.stack([y1 - y0, x1 - x0], axis=-1) / stride / ops.convert_to_tensor(size, "float32")
     # An empty box has no adaptive sample, so its features are zero.
     samples = ops.full_like(side, float(sampling_ratio)) if sampling_ratio else ops.ceil(side)
     return _Bins(start, side, samples, ops.take(ops.stack(extents), levels, axis=0))
@@ -67,10 +68,10 @@ def _align_ops(maps, boxes, levels, grid, size, sampling_ratio):
     first = ops.take(first_cell, levels) + cells_per_picture * ops.arange(batch)[:, None]
     width = ops.cast(grid.extent[..., 1], "int32")
     most = sampling_ratio or MAX_ADAPTIVE_SAMPLES
-    bins = ops.arange(size, dtype="float32")
     samples = ops.minimum(grid.samples, most)
 
-    def along(axis, sample):  # both cells that a sample touches: 2 x (index, weight) [B, R, size]
+    def along(axis, sample):  # both cells that a sample touches: 2 x (index, weight) [B, R, bins]
+        bins = ops.arange(size[axis], dtype="float32")
         count = ops.maximum(samples[..., axis], 1.0)
         place = (bins + (sample + 0.5) / count[..., None]) * grid.bin[..., axis, None]
         weight = ops.cast(sample < samples[..., axis], "float32") / count
@@ -85,17 +86,17 @@ def _align_ops(maps, boxes, levels, grid, size, sampling_ratio):
                 cell = row[..., :, None] * width[..., None, None] + column[..., None, :]
                 cell = cell + first[..., None, None]
                 weight = row_weight[..., :, None] * column_weight[..., None, :]
-                picked = ops.take(cells, cell, axis=0)  # [B, R, size, size, C]
+                picked = ops.take(cells, cell, axis=0)  # [B, R, height, width, C]
                 total = total + picked * ops.cast(weight, cells.dtype)[..., None]
         return total
 
-    total = ops.zeros((batch, num_boxes, size, size, cells.shape[-1]), dtype=cells.dtype)
+    total = ops.zeros((batch, num_boxes, *size, cells.shape[-1]), dtype=cells.dtype)
     if sampling_ratio:
         for index in range(most * most):
             total = add(index, total)
     else:
         total = ops.fori_loop(0, most * most, add, total)
-    return ops.reshape(total, (-1, size, size, cells.shape[-1]))
+    return ops.reshape(total, (-1, *size, cells.shape[-1]))
 
 
 def _flatten(maps):
@@ -150,10 +151,10 @@ def _crops(maps, levels, grid, size, sampling_ratio):
     """
     import tensorflow as tf
 
-    samples = size * sampling_ratio
+    samples = [bins * sampling_ratio for bins in size]
     step = grid.bin / sampling_ratio
     low = grid.start + 1.0 + 0.5 * step  # the first sample on the padded map
-    corners = tf.concat([low, low + (samples - 1) * step], axis=-1)
+    corners = tf.concat([low, low + (tf.cast(samples, tf.float32) - 1.0) * step], axis=-1)
     corners /= tf.tile(grid.extent + 1.0, (1, 1, 2))
     corners = tf.reshape(corners, (-1, 4))
     picture = tf.repeat(tf.range(tf.shape(levels)[0]), tf.shape(levels)[1])
@@ -166,7 +167,7 @@ def _crops(maps, levels, grid, size, sampling_ratio):
             tf.cast(padded, tf.float32),
             tf.gather(corners, chosen),
             tf.gather(picture, chosen),
-            (samples, samples),
+            samples,
         )
         crops.append(tf.nn.avg_pool2d(crop, sampling_ratio, sampling_ratio, "VALID"))
         rows.append(chosen)
@@ -182,12 +183,13 @@ def _align_sparse(maps, boxes, levels, grid, size):
     first = tf.gather(first_cell, levels) + cells_per_picture * tf.range(batch)[:, None]
     flat = tf.nest.map_structure(lambda x: tf.reshape(x, (-1, 2)), grid)
     samples = tf.cast(flat.samples, tf.int32)
-    per_box = size * size * samples[:, 0] * samples[:, 1]
+    height, width = size
+    per_box = height * width * samples[:, 0] * samples[:, 1]
     box = tf.repeat(tf.range(tf.shape(per_box)[0]), per_box)
     index = tf.range(tf.shape(box)[0]) - tf.gather(tf.cumsum(per_box, exclusive=True), box)
     ny, nx = tf.gather(samples[:, 0], box), tf.gather(samples[:, 1], box)
     index, x_sample = index // nx, index % nx
-    index, x_bin = index // size, index % size
+    index, x_bin = index // width, index % width
     y_bin, y_sample = index // ny, index % ny
 
     def along(axis, bins, sample, count):
@@ -196,18 +198,18 @@ def _align_sparse(maps, boxes, levels, grid, size):
         place = tf.gather(flat.start[:, axis], box) + place * tf.gather(flat.bin[:, axis], box)
         return _neighbours(place, tf.gather(flat.extent[:, axis], box), 1.0 / count)
 
-    width = tf.gather(tf.cast(flat.extent[:, 1], tf.int32), box)
+    map_width = tf.gather(tf.cast(flat.extent[:, 1], tf.int32), box)
     origin = tf.gather(tf.reshape(first, (-1,)), box)
-    output = (box * size + y_bin) * size + x_bin
+    output = (box * height + y_bin) * width + x_bin
     columns, weights = [], []
     for row, row_weight in along(0, y_bin, y_sample, ny):
         for column, column_weight in along(1, x_bin, x_sample, nx):
-            columns.append(origin + row * width + column)
+            columns.append(origin + row * map_width + column)
             weights.append(row_weight * column_weight)
     indices = tf.stack([tf.tile(output, (4,)), tf.concat(columns, 0)], axis=-1)
-    shape = tf.stack([tf.shape(per_box)[0] * size * size, tf.shape(cells)[0]])
+    shape = tf.stack([tf.shape(per_box)[0] * height * width, tf.shape(cells)[0]])
     matrix = tf.SparseTensor(
         tf.cast(indices, tf.int64), tf.concat(weights, 0), tf.cast(shape, tf.int64)
     )
     out = tf.sparse.sparse_dense_matmul(matrix, tf.cast(cells, tf.float32))
-    return tf.cast(tf.reshape(out, (-1, size, size, cells.shape[-1])), cells.dtype)
+    return tf.cast(tf.reshape(out, (-1, height, width, cells.shape[-1])), cells.dtype)

@@ -23,6 +23,7 @@ class Fixture:
         with np.load(path) as archive:
             self.arrays = dict(archive)
         self.rows = []  # (name, kind, error, limit)
+        self.inputs = set()  # names that were read, not compared
         self.excused = {}  # name: why it was not compared
 
     def __getitem__(self, name):
@@ -37,9 +38,18 @@ class Fixture:
     def under(self, prefix):
         return [name for name in self.arrays if name.startswith(prefix)]
 
+    def input(self, name):
+        """An array that is an input of ours; the others have to be compared."""
+        self.inputs.add(name)
+        return self[name]
+
     def compare(self, name, ours, kind):
         """Notes the largest error of `ours` against the array `name`."""
-        expected, ours = self[name], np.asarray(ours)
+        self.compare_array(name, self[name], ours, kind)
+
+    def compare_array(self, name, expected, ours, kind):
+        """The same, with what is `expected` made from the array `name`."""
+        ours = np.asarray(ours)
         if ours.shape != expected.shape:
             self.rows.append((f"{name} {ours.shape} != {expected.shape}", kind, np.inf, 0.0))
             return
@@ -69,12 +79,9 @@ class Fixture:
     def uncompared(self):
         """Names that were neither compared nor are inputs."""
         compared = {row[0].split(" ")[0] for row in self.rows}
+        known = compared | self.inputs | set(self.excused)
         inputs = ("in/", "meta/", "train/gt_")
-        return [
-            name
-            for name in self.arrays
-            if name not in compared and not name.startswith(inputs) and name not in self.excused
-        ]
+        return [n for n in self.arrays if n not in known and not n.startswith(inputs)]
 
     def report(self):
         """Prints the table by groups; answers whether everything held."""
