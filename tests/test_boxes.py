@@ -50,14 +50,6 @@ def test_iou_works_picture_by_picture():
         np.testing.assert_allclose(together[i], alone, rtol=1e-6)
 
 
-def test_iou_and_coverage_agree_with_the_reference(reference):
-    case = reference("assign/")
-    iou = numpy(B.box_iou(case["gt_boxes"], case["priors"]))
-    np.testing.assert_allclose(iou, case["iou_gt_x_priors"], atol=2e-6)
-    coverage = numpy(B.box_coverage(case["priors"], case["gt_ignore"]))
-    np.testing.assert_allclose(coverage, case["iof_priors_x_ignore"], atol=2e-6)
-
-
 def test_encode_by_hand():
     box = np.asarray([20, 10, 100, 250], "float32")
     deltas = numpy(B.encode_deltas(box, ANCHOR, STAGES["s0"]))
@@ -77,17 +69,6 @@ def test_decode_clamps_the_size_and_leaves_clipping_to_clip():
 def test_decoding_clamps_shrinking_too():
     box = numpy(B.decode_deltas(np.asarray([0, 0, -9, -9], "float32"), ANCHOR))
     np.testing.assert_allclose(box, [59.2, 118.4, 60.8, 121.6], rtol=1e-5)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_coder_agrees_with_the_reference(reference, stage):
-    case, scale = reference("coder/"), STAGES[stage]
-    encoded = numpy(B.encode_deltas(case["gt"], case["rois"], scale))
-    np.testing.assert_allclose(encoded, case[f"encode_{stage}"], rtol=2e-5, atol=2e-5)
-    decoded = B.decode_deltas(case["deltas"], case["rois"], scale)
-    np.testing.assert_allclose(numpy(decoded), case[f"decode_{stage}"], rtol=2e-5, atol=2e-4)
-    clipped = numpy(B.clip_boxes(decoded[None], np.asarray([[128, 160]])))[0]
-    np.testing.assert_allclose(clipped, case[f"decode_clip_{stage}"], rtol=2e-5, atol=2e-4)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from builders import numpy, weight_gradients
-from keras import layers, ops
+from keras import ops
 
 from pac_keras.layers import (
     BatchNorm,
@@ -27,16 +27,6 @@ def test_resizing_a_line_by_hand(align_corners, expected):
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
-@pytest.mark.parametrize("size", [(18, 22), (16, 20), (5, 6), (9, 11), (36, 44)])
-def test_resizing_agrees_with_the_reference(reference, size, align_corners):
-    case = reference("resample/")
-    x = case["x"].transpose(0, 2, 3, 1)
-    expected = case[f"bilinear_ac{int(align_corners)}_{size[0]}x{size[1]}"].transpose(0, 2, 3, 1)
-    resized = numpy(resize_bilinear(x, size, align_corners))
-    np.testing.assert_allclose(resized, expected, atol=5e-6)
-
-
-@pytest.mark.parametrize("align_corners", [True, False])
 def test_resizing_to_and_from_one_pixel(align_corners):
     one = np.full((2, 1, 1, 3), 5, "float32")
     grown = numpy(resize_bilinear(one, (3, 4), align_corners))
@@ -47,23 +37,6 @@ def test_resizing_to_and_from_one_pixel(align_corners):
 
 def test_resizing_keeps_half_precision():
     assert numpy(resize_bilinear(np.ones((1, 2, 2, 1), "float16"), (4, 4))).dtype == np.float16
-
-
-def test_transposed_convolution_and_pooling_agree_with_the_reference(reference):
-    case = {
-        k: v for k, v in reference("resample/").items() if k[:3] in ("x14", "dec", "max", "ada")
-    }
-    x = case["x14"].transpose(0, 2, 3, 1)
-    deconvolution = layers.Conv2DTranspose(3, 2, strides=2)
-    deconvolution.build(x.shape)
-    weight = case["deconv_w(in,out,kh,kw)"].transpose(2, 3, 1, 0)
-    deconvolution.set_weights([weight, case["deconv_b"]])
-    expected = case["deconv_k2s2"].transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(numpy(deconvolution(x)), expected, atol=1e-5)
-    pooled = numpy(layers.MaxPooling2D(2)(x))
-    np.testing.assert_array_equal(pooled, case["maxpool2"].transpose(0, 2, 3, 1))
-    mean = numpy(ops.average_pool(x, 2, strides=2))
-    np.testing.assert_allclose(mean, case["adaptive_avg7"].transpose(0, 2, 3, 1), atol=1e-6)
 
 
 def test_borders_are_padded_on_all_sides():

@@ -62,15 +62,6 @@ def test_empty_regions_and_frames_give_zeros():
     assert not targets(np.zeros((4, 4)), (0, 0, 0, 0), (0, 0, 0, 0), 4).any()
 
 
-@pytest.mark.parametrize("grid", [14, 28])
-def test_targets_of_whole_picture_frames_are_those_of_the_reference(reference, grid):
-    case = reference("mask_target/")
-    frames = case["gt_masks"][case["gt_index"]][None]
-    frame_boxes = np.tile(np.asarray([[0, 0, 160, 128]], "float32"), (1, frames.shape[1], 1))
-    drawn = masks.roi_targets(frames, frame_boxes, case["boxes"][None], [[128, 160]], grid)
-    np.testing.assert_array_equal(numpy(drawn)[0], case[f"target{grid}"])
-
-
 def test_small_frames_agree_with_whole_picture_frames():
     """The grid of an object's own frame replaces a bitmap: few cells of 28 x 28 may differ."""
     angle = np.linspace(0, 2 * np.pi, 60, endpoint=False)

@@ -7,6 +7,7 @@ from keras import ops
 
 from pac_keras.backbone.resnet import ARCHITECTURES, Architecture, ResNet
 from pac_keras.layers import BatchNorm
+from pac_keras.weights.mmdet import backbone
 
 REFERENCE = np.load(Path(__file__).parents[1] / "data" / "backbone_reference.npz")
 PIXELS = np.random.default_rng(0).normal(size=(2, 64, 96, 3)).astype("float32")
@@ -21,34 +22,10 @@ COUNTS = {
 }
 
 
-def load(network, weights, prefix):
-    """Fills a bottleneck network with torchvision-style weights."""
-
-    def fill(part, convolution, norm):
-        kernel = weights[f"{prefix}{convolution}.weight"].astype("float32")
-        part.convolution.kernel.assign(kernel.transpose(2, 3, 1, 0))
-        names = ("weight", "bias", "running_mean", "running_var")
-        values = (weights[f"{prefix}{norm}.{name}"].astype("float32") for name in names)
-        targets = (part.norm.gamma, part.norm.beta)
-        targets += (part.norm.moving_mean, part.norm.moving_variance)
-        for variable, value in zip(targets, values, strict=True):
-            variable.assign(value)
-
-    fill(network.stem, "conv1", "bn1")
-    counts = {}
-    for block, level in zip(network.blocks, network.block_levels, strict=True):
-        index = counts.setdefault(level, 0)
-        counts[level] += 1
-        name = f"layer{level - 1}.{index}"
-        for i, part in enumerate((block.reduce, block.spatial, block.expand), start=1):
-            fill(part, f"{name}.conv{i}", f"{name}.bn{i}")
-        if block.shortcut is not None:
-            fill(block.shortcut, f"{name}.downsample.0", f"{name}.downsample.1")
-
-
 def compare(network, name, levels):
     network(REFERENCE["image"])
-    load(network, REFERENCE, f"{name}/w/")
+    for key, tensor in backbone(network, "").items():
+        tensor.variable.assign(tensor.ours(REFERENCE[f"{name}/w/{key}"]))
     maps = network(REFERENCE["image"])
     assert sorted(maps) == levels
     for level in levels:

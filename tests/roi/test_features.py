@@ -4,7 +4,6 @@ from builders import numpy
 
 from pac_keras.roi.features import (
     branch_sources,
-    from_pyramid,
     from_semantic,
     fuse,
     roi_levels,
@@ -17,25 +16,6 @@ def test_levels_by_hand():
     np.testing.assert_array_equal(numpy(roi_levels(boxes)), [0, 0, 0, 1, 1, 2, 2, 3, 3])
     long = np.asarray([[0, 0, 448, 28], [10, 10, 5, 300]], "float32")  # side 112; inverted
     np.testing.assert_array_equal(numpy(roi_levels(long)), [1, 0])
-
-
-def test_levels_agree_with_the_reference(reference):
-    case = reference("roi_levels/")
-    levels = numpy(roi_levels(case["rois"][:, 1:]))
-    assert levels.dtype == np.int32
-    np.testing.assert_array_equal(levels, case["levels"])
-    assert set(levels) == {0, 1, 2, 3}
-
-
-def test_pyramid_source_agrees_with_the_reference(reference):
-    maps, case = reference("roi_align/"), reference("roi_extractor/")
-    pyramid = {i: maps[f"feat_s{2**i}"].transpose(0, 2, 3, 1) for i in (2, 3, 4, 5)}
-    pyramid[6] = np.full((2, 2, 3, 3), np.nan, "float32")  # never used
-    boxes = np.tile(case["rois"][None, :, 1:], (2, 1, 1))
-    cut = numpy(from_pyramid(pyramid, sampling_ratio=0)(boxes, 7))
-    rows = case["rois"][:, 0].astype(int) * boxes.shape[1] + np.arange(boxes.shape[1])
-    np.testing.assert_allclose(cut[rows], case["out7"].transpose(0, 2, 3, 1), atol=2e-5)
-    assert len(set(numpy(roi_levels(boxes[0])))) == 4
 
 
 SEMANTIC = np.random.default_rng(0).normal(size=(2, 8, 10, 3)).astype("float32")

@@ -1,6 +1,5 @@
 import keras
 import numpy as np
-import pytest
 from builders import first, ground_truth, matches, numpy, rois
 from keras import ops
 
@@ -86,33 +85,6 @@ def test_without_objects_all_valid_regions_are_background():
     truth = ground_truth(np.zeros((1, 3, 4)), [[PADDING] * 3])
     found = matched(REGIONS, truth, (0.3, 0.7), 0.3, valid=[1, 1, 1, 1, 0])
     np.testing.assert_array_equal(found.labels, [*[NO_OBJECT] * 4, PADDING])
-
-
-@pytest.mark.parametrize(
-    ("name", "thresholds", "low_quality"),
-    [
-        ("rpn", (0.3, 0.7), 0.3),
-        ("rpn_ignore", (0.3, 0.7), 0.3),
-        ("rpn_nogt", (0.3, 0.7), 0.3),
-        ("rcnn0.5", (0.5, 0.5), None),
-        ("rcnn0.6", (0.6, 0.6), None),
-        ("rcnn0.7", (0.7, 0.7), None),
-        ("rcnn0.5_lowq", (0.5, 0.5), 0.5),
-    ],
-)
-def test_assignment_agrees_with_the_reference(reference, name, thresholds, low_quality):
-    case = reference("assign/")
-    boxes, labels = case["gt_boxes"], case["gt_labels"]
-    if name == "rpn_ignore":
-        boxes, labels = np.concatenate([boxes, case["gt_ignore"]]), [*labels, CROWD]
-    if name == "rpn_nogt":
-        labels = np.full(len(boxes), PADDING)
-    found = matched(case["priors"], ground_truth([boxes], [labels]), thresholds, low_quality)
-    assigned = np.where(found.positive > 0, found.objects + 1, -1)
-    assigned[found.labels == NO_OBJECT] = 0
-    np.testing.assert_array_equal(assigned, case[f"{name}_gt_inds"])
-    expected = np.asarray(labels)[found.objects[found.positive > 0]]
-    np.testing.assert_array_equal(found.labels[found.positive > 0], expected)
 
 
 def rows_of(kinds, count, fraction, priority=first):
