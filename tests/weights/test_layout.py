@@ -1,0 +1,130 @@
+"""Names and shapes at the papers' size: the published checkpoints' layout."""
+
+import gc
+
+import numpy as np
+import pytest
+
+import pac_keras
+from pac_keras.weights import to_mmdet
+from pac_keras.weights.mmdet import names
+
+BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+BLOCKS |= {f"resnext101_{kind}": (3, 4, 23, 3) for kind in ("32x4d", "64x4d")}
+GROUPS = {"resnext101_32x4d": (32, 2), "resnext101_64x4d": (64, 4)}  # and width over planes
+TENSORS = {"MaskRCNN": 360, "CascadeMaskRCNN": 400, "MaskScoringRCNN": 374, "HTC": 426}  # R50
+PARAMETERS = {
+    ("MaskRCNN", "resnet50"): 44_396_336,
+    ("MaskRCNN", "resnet101"): 63_388_464,
+    ("MaskRCNN", "resnext101_32x4d"): 63_017_008,
+    ("MaskRCNN", "resnext101_64x4d"): 102_294_576,
+    ("CascadeMaskRCNN", "resnet50"): 77_324_606,
+    ("CascadeMaskRCNN", "resnet101"): 96_316_734,
+    ("CascadeMaskRCNN", "resnext101_32x4d"): 95_945_278,
+    ("CascadeMaskRCNN", "resnext101_64x4d"): 135_222_846,
+    ("MaskScoringRCNN", "resnet50"): 60_736_640,
+    ("MaskScoringRCNN", "resnet101"): 79_728_768,
+    ("MaskScoringRCNN", "resnext101_32x4d"): 79_357_312,
+    ("HTC", "resnet50"): 80_258_293,
+    ("HTC", "resnext101_32x4d"): 98_878_965,
+}
+FAST = (("MaskRCNN", "resnet50"), ("HTC", "resnet50"))
+CASES = [(system, backbone) for system in TENSORS for backbone in BLOCKS]
+
+
+def norm(name, channels):
+    fields = ("weight", "bias", "running_mean", "running_var")
+    return {f"{name}.{field}": (channels,) for field in fields}
+
+
+def layer(name, *shape):
+    """Weight and bias; the bias is as long as the weight's first axis."""
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def backbone(kind):
+    groups, factor = GROUPS.get(kind, (1, 1))
+    table = {"backbone.conv1.weight": (64, 3, 7, 7)} | norm("backbone.bn1", 64)
+    channels = 64
+    for stage, blocks in enumerate(BLOCKS[kind], start=1):
+        planes = 64 * 2 ** (stage - 1)
+        width, out = planes * factor, planes * 4
+        for block in range(blocks):
+            start = f"backbone.layer{stage}.{block}."
+            kernels = (width, channels, 1, 1), (width, width // groups, 3, 3), (out, width, 1, 1)
+            for i, kernel in enumerate(kernels, start=1):
+                table |= {f"{start}conv{i}.weight": kernel} | norm(f"{start}bn{i}", kernel[0])
+            if block == 0:
+                table[f"{start}downsample.0.weight"] = (out, channels, 1, 1)
+                table |= norm(f"{start}downsample.1", out)
+            channels = out
+    return table
+
+
+def pyramid_and_rpn():
+    table = {}
+    for i, channels in enumerate((256, 512, 1024, 2048)):
+        table |= layer(f"neck.lateral_convs.{i}.conv", 256, channels, 1, 1)
+        table |= layer(f"neck.fpn_convs.{i}.conv", 256, 256, 3, 3)
+    table |= layer("rpn_head.rpn_conv", 256, 256, 3, 3)
+    return (
+        table | layer("rpn_head.rpn_cls", 3, 256, 1, 1) | layer("rpn_head.rpn_reg", 12, 256, 1, 1)
+    )
+
+
+def box_head(prefix, deltas):
+    table = layer(f"{prefix}shared_fcs.0", 1024, 12544) | layer(f"{prefix}shared_fcs.1", 1024, 1024)
+    return table | layer(f"{prefix}fc_cls", 81, 1024) | layer(f"{prefix}fc_reg", deltas, 1024)
+
+
+def mask_head(prefix):
+    table = {}
+    for i in range(4):
+        table |= layer(f"{prefix}convs.{i}.conv", 256, 256, 3, 3)
+    table |= {f"{prefix}upsample.weight": (256, 256, 2, 2), f"{prefix}upsample.bias": (256,)}
+    return table | layer(f"{prefix}conv_logits", 80, 256, 1, 1)
+
+
+def layout(system, kind):
+    """{name: shape} without the counters of batches."""
+    table = backbone(kind) | pyramid_and_rpn()
+    if system in ("MaskRCNN", "MaskScoringRCNN"):
+        table |= box_head("roi_head.bbox_head.", 320) | mask_head("roi_head.mask_head.")
+    else:
+        for i in range(3):
+            table |= box_head(f"roi_head.bbox_head.{i}.", 4) | mask_head(f"roi_head.mask_head.{i}.")
+    if system == "HTC":
+        for i in (1, 2):
+            table |= layer(f"roi_head.mask_head.{i}.conv_res.conv", 256, 256, 1, 1)
+        prefix = "roi_head.semantic_head."
+        for i in range(5):
+            table |= layer(f"{prefix}lateral_convs.{i}.conv", 256, 256, 1, 1)
+        for i in range(4):
+            table |= layer(f"{prefix}convs.{i}.conv", 256, 256, 3, 3)
+        table |= layer(f"{prefix}conv_embedding.conv", 256, 256, 1, 1)
+        table |= layer(f"{prefix}conv_logits", 183, 256, 1, 1)
+    if system == "MaskScoringRCNN":
+        prefix = "roi_head.mask_iou_head."
+        for i in range(4):
+            table |= layer(f"{prefix}convs.{i}", 256, 256 if i else 257, 3, 3)
+        table |= layer(f"{prefix}fcs.0", 1024, 12544) | layer(f"{prefix}fcs.1", 1024, 1024)
+        table |= layer(f"{prefix}fc_mask_iou", 80, 1024)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("system", "kind"),
+    [pytest.param(*case, marks=[] if case in FAST else [pytest.mark.slow]) for case in CASES],
+)
+def test_names_and_shapes_are_the_published_ones(system, kind):
+    """python -m pytest -m slow tests/weights"""
+    model = getattr(pac_keras, system)(80, kind)
+    expected = layout(system, kind)
+    assert {name: tensor.shape() for name, tensor in names(model).items()} == expected
+    if kind == "resnet50":
+        assert len(to_mmdet(model)) == TENSORS[system]
+    learned = {n: shape for n, shape in expected.items() if "running" not in n}
+    if (system, kind) in PARAMETERS:
+        assert sum(map(np.prod, learned.values())) == PARAMETERS[system, kind]
+    del model
+    gc.collect()
