@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from pac_keras import HTC, PAC
+from pac_keras import HTC, PAC, CascadeMaskRCNN, MaskRCNN, MaskScoringRCNN
 
 tf = pytest.importorskip("tensorflow")
 
@@ -48,6 +48,11 @@ ROWS = {
     "PAC, mask of stage 3": (PAC, {}, {"test_mask_stage": 3}),
     "PAC, boxes": (PAC, {}, {"semantic_fusion": ("box",)}),
     "PAC, weight 0.2": (PAC, {}, {"semantic_loss_weight": 0.2}),
+    # Baselines: interleaved execution (table 3 of HTC), and MS R-CNN's switches.
+    "Mask R-CNN, interleaved": (MaskRCNN, {}, {"interleaved": True}),
+    "Cascade, interleaved": (CascadeMaskRCNN, {}, {"interleaved": True}),
+    "MS R-CNN, boxes rescored": (MaskScoringRCNN, {}, {"rescore": "both"}),
+    "MS R-CNN, logits": (MaskScoringRCNN, {}, {"quality_threshold": "logit"}),
 }
 # These differ from a row above only in a number, or repeat HTC's row in PAC.
 SLOW = {
@@ -101,7 +106,7 @@ def test_switch_changes_something(row):
 def _build(system, arguments):
     # Samples that hold more than the objects' own boxes, which are the same at every stage.
     model = tiny.fix_proposals(tiny.build(system, roi_samples=64, **arguments), count=96)
-    for stage in model.stages:  # fresh heads hardly move a box: all stages would see the same
+    for stage in tiny.stages(model):  # fresh heads hardly move a box: all stages would see the same
         kernel = stage.head.deltas.kernel
         kernel.assign(100.0 * kernel)
     return model
