@@ -24,6 +24,7 @@ from pac_keras.training.experiment import ExperimentError, load_config
 from pac_keras.training.overrides import apply_overrides, use_data
 from pac_keras.training.pictures import draw_predictions
 from pac_keras.training.schedule import make_optimizer
+from pac_keras.weights import start_from
 
 
 def main():
@@ -63,7 +64,10 @@ def build(experiment, train):
     """The compiled system of `experiment`."""
     model = experiment.build_model(train)
     if experiment.weights:
-        model.load_weights(experiment.weights)
+        new = start_from(model, experiment.weights)
+        print(
+            f"{experiment.weights}: loaded; variables that start anew: {len(new)}", *new, sep="\n  "
+        )
     decay = experiment.weight_decay if experiment.optimizer == "sgd" else 0.0
     optimizer = make_optimizer(experiment, len(train))
     model.compile(optimizer, weight_decay=decay, clip_norm=experiment.clip_norm)

@@ -1,4 +1,4 @@
-"""The command line: `python -m pac_keras {predict,evaluate,check}`; each has --help."""
+"""The command line: `python -m pac_keras {predict,evaluate,check,convert}`; each has --help."""
 
 import argparse
 import json
@@ -33,6 +33,13 @@ examples:
   python -m pac_keras check train.json --images images/
 
 The exit status is 1 if a picture cannot be read.""",
+    "convert": """examples:
+  python -m pac_keras convert htc_r50_fpn_20e_coco.pth htc_r50.keras --system HTC
+  python -m pac_keras convert ms_rcnn_r50_caffe_fpn_2x_coco.pth ms.keras --system MaskScoringRCNN \\
+      --backbone resnet50_caffe
+  python -m pac_keras convert maskrcnn_resnet50_fpn_coco.pth mask.keras --system MaskRCNN
+
+.pth needs torch (`pip install torch`); .safetensors and .npz do not.""",
 }
 
 
@@ -108,10 +115,27 @@ def run_check(options):
     return 1 if report.problems else 0
 
 
+def run_convert(options):
+    """Writes a published checkpoint as a .keras file."""
+    from pac_keras.weights.convert import convert
+
+    out = Path(options.out)
+    if out.suffix != ".keras":
+        raise ValueError(f"{out}: expected a name that ends with .keras")
+    if out.exists():
+        raise ValueError(f"{out} is there already")
+    model = convert(options.checkpoint, options.system, options.backbone, options.categories)
+    model.save(out)
+    print(
+        f"{out}: {options.system}, {model.num_classes} classes, {model.count_params():,} parameters"
+    )
+    return 0
+
+
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m pac_keras", description=__doc__)
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    commands = parser.add_subparsers(required=True, metavar="{predict,evaluate,check}")
+    commands = parser.add_subparsers(required=True, metavar="{predict,evaluate,check,convert}")
 
     predict = _command(commands, "predict", run_predict, "find and draw the objects in pictures")
     predict.add_argument("model", help="a .keras file")
@@ -129,6 +153,15 @@ def _parser():
 
     check = _command(commands, "check", run_check, "what a data set holds")
     check.add_argument("data", help="see below")
+
+    convert = _command(commands, "convert", run_convert, "a published checkpoint as a .keras file")
+    convert.add_argument(
+        "checkpoint", help=".pth, .safetensors or .npz of mmdetection, torchvision"
+    )
+    convert.add_argument("out", help="the .keras file to write")
+    convert.add_argument("--system", required=True, help="MaskRCNN, CascadeMaskRCNN, ...")
+    convert.add_argument("--backbone", default="resnet50", help="default resnet50")
+    convert.add_argument("--categories", metavar="FILE", help="COCO json; default COCO's own")
     for command in (evaluate, check):
         command.add_argument("--images", metavar="DIR", help="pictures of a FILE.json")
         command.add_argument("--split", help="default val; of shapes, valid")

@@ -62,6 +62,7 @@ class ResNet(layers.Layer):
         check_choice("frozen_stages", frozen_stages, range(5))
         kind = ARCHITECTURES[architecture]
         frozen = norm == "frozen"
+        self.stride_first = kind.stride_first
         self.stem = ConvNorm(base_channels, 7, strides=2, frozen_norm=frozen)
         self.blocks, self.block_levels = [], []
         for stage, count in enumerate(kind.blocks):

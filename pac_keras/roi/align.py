@@ -13,7 +13,7 @@ from pac_keras.structures import Tensor
 MAX_ADAPTIVE_SAMPLES = 16  # per bin and axis, where the number of samples has to be static
 
 
-def roi_align(maps, strides, boxes, levels, size, sampling_ratio=2):
+def roi_align(maps, strides, boxes, levels, size, sampling_ratio=2, aligned=True):
     """Features in a grid of bins inside each box.
 
     Each bin is the mean of bilinear samples. A sample more than one cell outside its map counts
@@ -28,12 +28,14 @@ def roi_align(maps, strides, boxes, levels, size, sampling_ratio=2):
         sampling_ratio: samples per bin and axis. 0 takes ceil(bin size in cells), per box and axis,
             as the weights of mmdetection expect: exact on TensorFlow; elsewhere at most
             `MAX_ADAPTIVE_SAMPLES`.
+        aligned: cells have their centres at half numbers, as in pixels. False: at whole numbers,
+            and no box is smaller than a cell, as torchvision's weights expect.
 
     Returns:
         `[B * R, height, width, C]` in the maps' dtype.
     """
     size = (size, size) if isinstance(size, int) else tuple(size)
-    grid = _bins(maps, strides, boxes, levels, size, sampling_ratio)
+    grid = _bins(maps, strides, boxes, levels, size, sampling_ratio, aligned)
     if not use_tensorflow_kernels():
         return _align_ops(maps, boxes, levels, grid, size, sampling_ratio)
     if sampling_ratio == 0:
@@ -50,12 +52,14 @@ class _Bins(NamedTuple):
     extent: Tensor  # (height, width) of the map
 
 
-def _bins(maps, strides, boxes, levels, size, sampling_ratio):
+def _bins(maps, strides, boxes, levels, size, sampling_ratio, aligned):
     stride = ops.take(ops.convert_to_tensor(strides, "float32"), levels)[..., None]  # [B, R, 1]
     extents = [ops.cast(ops.stack(ops.shape(x)[1:3]), "float32") for x in maps]
     x0, y0, x1, y1 = ops.unstack(ops.stop_gradient(boxes), 4, axis=-1)
-    start = ops.stack([y0, x0], axis=-1) / stride - 0.5
-    side = ops.stack([y1 - y0, x1 - x0], axis=-1) / stride / ops.convert_to_tensor(size, "float32")
+    start = ops.stack([y0, x0], axis=-1) / stride - (0.5 if aligned else 0.0)
+    side = ops.stack([y1 - y0, x1 - x0], axis=-1) / stride
+    side = side if aligned else ops.maximum(side, 1.0)
+    side = side / ops.convert_to_tensor(size, "float32")
     # An empty box has no adaptive sample, so its features are zero.
     samples = ops.full_like(side, float(sampling_ratio)) if sampling_ratio else ops.ceil(side)
     return _Bins(start, side, samples, ops.take(ops.stack(extents), levels, axis=0))

@@ -27,13 +27,13 @@ def roi_levels(boxes):
     return ops.cast(ops.clip(level, 0.0, len(_ROI_LEVELS) - 1.0), "int32")
 
 
-def from_pyramid(pyramid, sampling_ratio=2):
+def from_pyramid(pyramid, sampling_ratio=2, aligned=True):
     """Source: each box from the level of `pyramid` that suits its size."""
     maps = [pyramid[level] for level in _ROI_LEVELS]
     strides = [2.0**level for level in _ROI_LEVELS]
 
     def source(boxes, size):
-        return roi_align(maps, strides, boxes, roi_levels(boxes), size, sampling_ratio)
+        return roi_align(maps, strides, boxes, roi_levels(boxes), size, sampling_ratio, aligned)
 
     return source
 

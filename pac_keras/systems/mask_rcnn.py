@@ -18,6 +18,7 @@ class MaskRCNN(TwoStageSegmenter):
     Args:
         num_classes, backbone, **shared: see `TwoStageSegmenter`.
         interleaved: masks are trained on the refined boxes (HTC, table 3).
+        aligned: see `roi_align`; False for torchvision's weights.
     """
 
     def __init__(
@@ -26,18 +27,19 @@ class MaskRCNN(TwoStageSegmenter):
         backbone="resnet50",
         *,
         interleaved=False,
+        aligned=True,
         max_proposals=(1000, 1000),
         **shared,
     ):
         super().__init__(num_classes, backbone, max_proposals=max_proposals, **shared)
-        self.interleaved = interleaved
+        self.interleaved, self.aligned = interleaved, aligned
         self.stage = box_stage(num_classes, self.fc_channels)
         self.mask_heads = mask_heads(1, num_classes, self.channels)
         self.finish(*RPN_LOSSES, "class", "box", "mask")
 
     def call(self, images):
         pyramid = self.encode(images)
-        pool = from_pyramid(pyramid, self.sampling_ratio)
+        pool = from_pyramid(pyramid, self.sampling_ratio, self.aligned)
         rois = self.propose(self.rpn(pyramid), images.sizes)
         found = self.select(*boxes_of_classes(self.stage, pool, rois, images.sizes))
         outputs = mask_cascade(self.mask_heads, pool(found.boxes, 14))
@@ -46,7 +48,7 @@ class MaskRCNN(TwoStageSegmenter):
     def training_losses(self, batch, training=True):
         images, truth = batch
         pyramid = self.encode(images, training)
-        pool = from_pyramid(pyramid, self.sampling_ratio)
+        pool = from_pyramid(pyramid, self.sampling_ratio, self.aligned)
         maps = self.rpn(pyramid)
         losses = self.rpn_losses(maps, images.sizes, truth, absolute_error, border=None)
         rois = self.propose(maps, images.sizes, training=True)

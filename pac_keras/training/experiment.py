@@ -42,7 +42,7 @@ class Experiment:
     precision: a Keras dtype policy: "float32" or "mixed_bfloat16".
     evaluate_every: epochs between evaluations; the last epoch is always evaluated.
     pictures: validation pictures drawn with their predictions at each evaluation.
-    weights: `.keras` or `.weights.h5` file of the same system to start from, or None.
+    weights: file to start from, or None; see `pac_keras.weights.start_from`.
     """
 
     model: Callable
@@ -106,8 +106,11 @@ class Experiment:
 
         Raises ExperimentError where the config holds another class count than the data.
         """
-        counts = {}
+        function = getattr(self.model, "func", self.model)
+        counts, accepted = {}, parameters(function)
         for name in ("num_classes", "num_semantic_classes"):
+            if name not in accepted:  # a system without semantic branch
+                continue
             given = keywords(self.model).get(name)
             counts[name] = getattr(dataset, name)
             if given is not None and given != counts[name]:

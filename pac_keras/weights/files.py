@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-_ENDINGS = (".npz", ".safetensors", ".pth", ".pt")
+ENDINGS = (".npz", ".safetensors", ".pth", ".pt")
 
 
 def read(path):
@@ -18,8 +18,8 @@ def read(path):
         FileNotFoundError, ImportError, ValueError: they name the file and what is needed.
     """
     path = pathlib.Path(path)
-    if path.suffix not in _ENDINGS:
-        raise ValueError(f"{path}: expected a file that ends with one of {', '.join(_ENDINGS)}")
+    if path.suffix not in ENDINGS:
+        raise ValueError(f"{path}: expected a file that ends with one of {', '.join(ENDINGS)}")
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}")
     if path.suffix == ".npz":

@@ -20,13 +20,16 @@ class Tensor(NamedTuple):
 
     variable: ours.
     features: for the columns of a dense layer after a flattened map: (channels, height, width).
+    bgr: whether theirs takes blue first; ours always takes red first.
     """
 
     variable: Any
     features: tuple[int, int, int] | None = None
+    bgr: bool = False
 
     def ours(self, value):
         """PyTorch's layout -> Keras's: out-in-height-width -> height-width-in-out."""
+        value = value[:, ::-1] if self.bgr else value
         if value.ndim == 4:  # also (in, out, h, w) -> (h, w, out, in) of transposed convolutions
             return value.transpose(2, 3, 1, 0)
         if value.ndim == 2 and self.features:
@@ -38,7 +41,8 @@ class Tensor(NamedTuple):
         """`value`, an array like the variable (None = its own), in PyTorch's layout."""
         value = ops.convert_to_numpy(self.variable) if value is None else value
         if value.ndim == 4:
-            return np.ascontiguousarray(value.transpose(3, 2, 0, 1))
+            value = value.transpose(3, 2, 0, 1)
+            return np.ascontiguousarray(value[:, ::-1] if self.bgr else value)
         if value.ndim == 2 and self.features:
             channels, height, width = self.features
             value = value.T.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
@@ -81,10 +85,21 @@ def load_mmdet(model, checkpoint, partial=False):
     Raises:
         ValueError: a shape differs, or, unless `partial`, names do. Nothing is loaded then.
     """
-    tensors = read(checkpoint) if not isinstance(checkpoint, dict) else checkpoint
-    tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-    tensors = {n: v for n, v in tensors.items() if not n.endswith(_COUNTER)}
-    known = names(model)
+    return load_tensors(names(model), tensors_of(checkpoint), type(model).__name__, partial)
+
+
+def tensors_of(checkpoint):
+    """{name: array} of a path or such a dict, without counters and parallel training's prefix."""
+    tensors = checkpoint if isinstance(checkpoint, dict) else read(checkpoint)
+    tensors = {name.removeprefix("module."): np.asarray(x) for name, x in tensors.items()}
+    return {name: x for name, x in tensors.items() if not name.endswith(_COUNTER)}
+
+
+def load_tensors(known, tensors, owner, partial=False):
+    """Puts `tensors` {name: array} into the variables of `known` {name: Tensor}; a Report.
+
+    `owner` is what an error calls the model. Raises as `load_mmdet`.
+    """
     report = Report(
         [name for name in known if name in tensors],
         [name for name in known if name not in tensors],
@@ -92,7 +107,7 @@ def load_mmdet(model, checkpoint, partial=False):
     )
     if not partial and (report.missing or report.unused):
         raise ValueError(
-            f"The checkpoint does not fit {type(model).__name__}: {report}. "
+            f"The checkpoint does not fit {owner}: {report}. "
             f"First missing: {report.missing[:3]}, first unused: {report.unused[:3]}. "
             "partial=True loads what fits."
         )
@@ -135,8 +150,12 @@ def names(model):
 
 
 def backbone(resnet, prefix):
-    """Names of a ResNet, as torchvision's and mmdetection's."""
+    """Names of a ResNet, as torchvision's and mmdetection's.
+
+    Published networks of the caffe style, whose first 1x1 convolution has the stride, take BGR.
+    """
     table = _conv_norm(resnet.stem, f"{prefix}conv1", f"{prefix}bn1")
+    table[f"{prefix}conv1.weight"] = Tensor(resnet.stem.convolution.kernel, bgr=resnet.stride_first)
     counts = {}
     for block, level in zip(resnet.blocks, resnet.block_levels, strict=True):
         number = counts[level] = counts.get(level, -1) + 1

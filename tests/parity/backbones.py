@@ -20,11 +20,12 @@ def compare_backbones(fixture):
         width = len(fixture[f"{name}/w/conv1.weight"])
         with mock.patch.dict(ARCHITECTURES, {name: kind}):
             network = ResNet(name, base_channels=width)
-        network(pixels)
+        channels = pixels[..., ::-1] if network.stride_first else pixels  # the fixture's are BGR
+        network(channels)
         for key, tensor in backbone(network, "").items():
             tensor.variable.assign(tensor.ours(fixture[f"{name}/w/{key}"]))
             fixture.compare(f"{name}/w/{key}", tensor.theirs(), "exact")
-        for level, x in network(pixels).items():
+        for level, x in network(channels).items():
             ours = ops.convert_to_numpy(x).transpose(0, 3, 1, 2)
             fixture.compare(f"{name}/C{level}", ours, "features")
         for key in fixture.under(f"{name}/w/"):

@@ -1,0 +1,98 @@
+"""A published checkpoint as a ready model."""
+
+import pac_keras
+from pac_keras.backbone.resnet import ARCHITECTURES
+from pac_keras.choices import check_choice
+from pac_keras.data.annotations import read_records
+from pac_keras.data.image import Preprocessing
+from pac_keras.weights.mmdet import load_mmdet, tensors_of
+from pac_keras.weights.torchvision import load_maskrcnn
+
+SYSTEMS = ("MaskRCNN", "CascadeMaskRCNN", "MaskScoringRCNN", "HTC")
+_COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+_COCO_NAMES = (
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,"
+    "fire hydrant,stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,"
+    "zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,"
+    "sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,"
+    "bottle,wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,"
+    "carrot,hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,toilet,tv,"
+    "laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,"
+    "clock,vase,scissors,teddy bear,hair drier,toothbrush"
+)
+
+
+def convert(checkpoint, system="MaskRCNN", backbone="resnet50", categories=None):
+    """The model of a checkpoint of mmdetection or of torchvision's Mask R-CNN.
+
+    RoIAlign samples as the weights were trained: adaptively (mmdetection), or twice per axis and
+    not aligned (torchvision).
+
+    Args:
+        checkpoint: path, see `load_mmdet`.
+        system: a name of `SYSTEMS`.
+        backbone: a key of `ARCHITECTURES`; "..._caffe" for what mmdetection calls caffe.
+        categories: COCO json whose categories, by ascending id, are the classes; None: COCO's own.
+
+    Returns:
+        The system; it knows its categories and how pictures are prepared.
+
+    Raises:
+        ValueError: an unknown name, other counts of classes, or weights that do not fit.
+    """
+    check_choice("system", system, SYSTEMS)
+    check_choice("backbone", backbone, tuple(ARCHITECTURES))
+    tensors = tensors_of(checkpoint)
+    torchvision = "backbone.body.conv1.weight" in tensors
+    arguments = _torchvision_sizes(tensors) if torchvision else _sizes(tensors, checkpoint)
+    model = getattr(pac_keras, system)(backbone=backbone, **arguments)
+    (load_maskrcnn if torchvision else load_mmdet)(model, tensors)
+    model.categories = _categories(categories, model.num_classes)
+    caffe = ARCHITECTURES[backbone].stride_first
+    model.preprocessing = Preprocessing(std=(1.0, 1.0, 1.0)) if caffe else Preprocessing()
+    return model
+
+
+def _sizes(tensors, checkpoint):
+    """Arguments of the system that can be read off the shapes."""
+
+    def rows(*names):
+        found = [name for name in names if name in tensors]
+        if not found:
+            raise ValueError(f"{checkpoint}: expected a detector's weights, there is no {names[0]}")
+        return len(tensors[found[0]])
+
+    box, semantic = "roi_head.bbox_head.", "roi_head.semantic_head.conv_logits.weight"
+    arguments = {
+        "num_classes": rows(f"{box}fc_cls.weight", f"{box}0.fc_cls.weight") - 1,
+        "base_channels": rows("backbone.conv1.weight"),
+        "channels": rows("neck.fpn_convs.0.conv.weight"),
+        "fc_channels": rows(f"{box}shared_fcs.0.weight", f"{box}0.shared_fcs.0.weight"),
+        "sampling_ratio": 0,
+    }
+    return arguments | ({"num_semantic_classes": rows(semantic)} if semantic in tensors else {})
+
+
+def _torchvision_sizes(tensors):
+    return {
+        "num_classes": len(tensors["roi_heads.box_predictor.cls_score.weight"]) - 1,
+        "sampling_ratio": 2,
+        "aligned": False,
+    }
+
+
+def _categories(path, num_classes):
+    """((id, name), ...) of the json `path`, or COCO's."""
+    if path is not None:
+        found = {i: category["name"] for i, category in read_records(path)["categories"].items()}
+        if len(found) != num_classes:
+            raise ValueError(f"{path}: expected {num_classes} categories, found {len(found)}")
+        return tuple(sorted(found.items()))
+    names = dict(zip(_COCO_IDS, _COCO_NAMES.split(","), strict=True))
+    if num_classes == len(names):
+        return tuple(names.items())
+    if num_classes == max(names):  # torchvision counts the ids that COCO never used
+        return tuple((i, names.get(i, "unused")) for i in range(1, num_classes + 1))
+    raise ValueError(
+        f"The checkpoint has {num_classes} classes, not COCO's: --categories FILE.json"
+    )
