@@ -64,7 +64,10 @@ def build(experiment, train):
     """The compiled system of `experiment`."""
     model = experiment.build_model(train)
     if experiment.weights:
-        new = start_from(model, experiment.weights)
+        try:
+            new = start_from(model, experiment.weights)
+        except ValueError as error:
+            raise ExperimentError(f"weights: {error}") from error
         print(
             f"{experiment.weights}: loaded; variables that start anew: {len(new)}", *new, sep="\n  "
         )
