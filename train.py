@@ -64,17 +64,20 @@ def build(experiment, train):
     """The compiled system of `experiment`."""
     model = experiment.build_model(train)
     if experiment.weights:
-        try:
-            new = start_from(model, experiment.weights)
-        except ValueError as error:
-            raise ExperimentError(f"weights: {error}") from error
-        print(
-            f"{experiment.weights}: loaded; variables that start anew: {len(new)}", *new, sep="\n  "
-        )
+        load_start(model, experiment.weights)
     decay = experiment.weight_decay if experiment.optimizer == "sgd" else 0.0
     optimizer = make_optimizer(experiment, len(train))
     model.compile(optimizer, weight_decay=decay, clip_norm=experiment.clip_norm)
     return model
+
+
+def load_start(model, weights):
+    """Puts the file `weights` into `model`, and prints which variables start anew."""
+    try:
+        new = start_from(model, weights)
+    except ValueError as error:
+        raise ExperimentError(f"weights: {error}") from error
+    print(f"{weights}: loaded, {len(new)} variables start anew", *new, sep="\n  ")
 
 
 def fit(experiment, model, train, valid, folder, resume):
