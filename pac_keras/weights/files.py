@@ -1,6 +1,7 @@
 """Reading checkpoint files: {name: NumPy array}."""
 
 import pathlib
+import pickle
 
 import numpy as np
 
@@ -31,7 +32,13 @@ def read(path):
 
 
 def _read_torch(path):
-    content = _need("torch", path).load(path, map_location="cpu", weights_only=True)
+    try:
+        content = _need("torch", path).load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}: holds more than tensors, or is no file of PyTorch. Where it is trusted, save "
+            "its tensors alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
+        ) from error
     state = content.get("state_dict", content)
     tensors = {name: value for name, value in state.items() if hasattr(value, "numpy")}
     if not tensors:
