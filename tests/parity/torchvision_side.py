@@ -26,7 +26,7 @@ def write(path, picture):
         _calibrate(model, prepared)
         arrays = {f"w/{name}": value.numpy() for name, value in model.state_dict().items()}
         arrays |= {"in/pixels": prepared.tensors.numpy(), "in/size": prepared.image_sizes[0]}
-        maps = model.eval().backbone(prepared.tensors)
+        maps = model.train(False).backbone(prepared.tensors)
         arrays |= {f"fpn/P{i}": x.numpy() for i, x in enumerate(maps.values(), start=2)}
         arrays |= _detections(model, prepared, maps, "rounded")
         generator = model.rpn.anchor_generator
@@ -47,7 +47,7 @@ def _calibrate(model, prepared):
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 1.0
     model.train().backbone.body(prepared.tensors)
-    model.eval()
+    model.train(False)
 
     def rescale(name):
         def hook(layer, _, output):
