@@ -36,12 +36,13 @@ __all__ = [
     "MaskScoringRCNN",
     "data",
     "predict",
+    "weights",
 ]
 __version__ = "0.1.0"
 
 
 def __getattr__(name):
-    """`pac_keras.data`, imported on first use: a deployed model does not need it."""
-    if name == "data":
-        return importlib.import_module("pac_keras.data")
+    """`data` and `weights` are imported on first use: a deployed model does not need them."""
+    if name in ("data", "weights"):
+        return importlib.import_module(f"pac_keras.{name}")
     raise AttributeError(f"module 'pac_keras' has no attribute {name!r}")
