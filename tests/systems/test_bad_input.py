@@ -30,23 +30,38 @@ def test_number_of_classes(system, num_classes):
         ("backbone", "resnet19", "resnet18"),
         ("norm", "group", "frozen"),
         ("frozen_stages", 7, "0"),
-        ("semantic", "deeplab", "none"),
-        ("semantic_fusion", ("boxes",), "'box', 'mask'"),
         ("sampling", "last", "first"),
-        ("test_mask_stage", 4, "ensemble"),
     ],
 )
 def test_unknown_choice(system, name, value, expected):
+    check_choice_is_refused(system, name, value, expected)
+
+
+def check_choice_is_refused(system, name, value, expected):
     with pytest.raises(ValueError) as error:
         tiny.build(system, **{name: value})
     message = str(error.value)
     assert name in message and expected in message and repr(value).strip("(),") in message
 
 
-@pytest.mark.parametrize(("name", "value"), [("rescore", "box"), ("roi_fusion", "mean")])
-def test_unknown_choice_of_pac(name, value):
-    with pytest.raises(ValueError, match=f"{name}.*{value}"):
-        tiny.build(pac_keras.PAC, **{name: value})
+@pytest.mark.parametrize(
+    ("system", "name", "value", "expected"),
+    [
+        (pac_keras.HTC, "semantic", "deeplab", "none"),
+        (pac_keras.PAC, "semantic", "deeplab", "none"),
+        (pac_keras.HTC, "semantic_fusion", ("boxes",), "'box', 'mask'"),
+        (pac_keras.PAC, "semantic_fusion", ("boxes",), "'box', 'mask'"),
+        (pac_keras.HTC, "test_mask_stage", 4, "ensemble"),
+        (pac_keras.PAC, "test_mask_stage", 4, "ensemble"),
+        (pac_keras.CascadeMaskRCNN, "test_mask_stage", 4, "ensemble"),
+        (pac_keras.PAC, "rescore", "box", "segm"),
+        (pac_keras.PAC, "roi_fusion", "mean", "concat"),
+        (pac_keras.MaskScoringRCNN, "rescore", "box", "segm"),
+        (pac_keras.MaskScoringRCNN, "quality_threshold", "mask", "logit"),
+    ],
+)
+def test_unknown_choice_of_some_systems(system, name, value, expected):
+    check_choice_is_refused(system, name, value, expected)
 
 
 def test_unknown_argument(system):
