@@ -45,6 +45,8 @@ def convert(checkpoint, system="MaskRCNN", backbone="resnet50", categories=None)
     tensors = tensors_of(checkpoint)
     torchvision = "backbone.body.conv1.weight" in tensors
     arguments = _torchvision_sizes(tensors) if torchvision else _sizes(tensors, checkpoint)
+    if system == "HTC" and "num_semantic_classes" not in arguments:
+        arguments["semantic"] = "none"
     model = getattr(pac_keras, system)(backbone=backbone, **arguments)
     (load_maskrcnn if torchvision else load_mmdet)(model, tensors)
     model.categories = _categories(categories, model.num_classes)

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from pac_keras.backbone.resnet import ResNet
+from pac_keras.heads.semantic import FusedSemanticHead
 from pac_keras.weights.files import read
 
 _COUNTER = "num_batches_tracked"
@@ -134,7 +136,11 @@ def to_mmdet(model):
 
 
 def names(model):
-    """{name in mmdetection: Tensor} of all weights of a model."""
+    """{name in mmdetection: Tensor} of all weights of a model.
+
+    Raises:
+        ValueError: the model has a part that mmdetection has not.
+    """
     table = backbone(model.backbone, "backbone.") | _pyramid(model.pyramid) | _rpn(model.rpn)
     several = hasattr(model, "stages")
     stages = model.stages if several else [model.stage]
@@ -143,6 +149,7 @@ def names(model):
     for i, head in enumerate(model.mask_heads):
         table |= _mask_head(head, f"roi_head.mask_head.{f'{i}.' if several else ''}")
     if getattr(model, "semantic", None) is not None:
+        _check_part(model.semantic, FusedSemanticHead)
         table |= _semantic_head(model.semantic)
     if getattr(model, "quality", None) is not None:
         table |= _quality_head(model.quality)
@@ -154,6 +161,7 @@ def backbone(resnet, prefix):
 
     Published networks of the caffe style, whose first 1x1 convolution has the stride, take BGR.
     """
+    _check_part(resnet, ResNet)
     table = _conv_norm(resnet.stem, f"{prefix}conv1", f"{prefix}bn1")
     table[f"{prefix}conv1.weight"] = Tensor(resnet.stem.convolution.kernel, bgr=resnet.stride_first)
     counts = {}
@@ -165,6 +173,14 @@ def backbone(resnet, prefix):
         if block.shortcut is not None:
             table |= _conv_norm(block.shortcut, f"{start}downsample.0", f"{start}downsample.1")
     return table
+
+
+def _check_part(part, kind):
+    if not isinstance(part, kind):
+        raise ValueError(
+            f"Published checkpoints have the weights of a {kind.__name__}, the model has a "
+            f"{type(part).__name__}"
+        )
 
 
 def _pyramid(fpn):

@@ -166,6 +166,17 @@ def start_kernel(model):
     return float(ops.convert_to_numpy(model.backbone.stem.convolution.kernel)[0, 0, 0, 0])
 
 
+def test_htc_without_semantic_branch():
+    model = pac_keras.HTC(80, "resnet18", semantic="none", **_SMALL)
+    assert convert(to_mmdet(model), "HTC", "resnet18").semantic is None
+
+
+def test_parts_that_no_published_checkpoint_has_are_told():
+    model = pac_keras.PAC(5, "resnet18", num_semantic_classes=6, **_SMALL)
+    with pytest.raises(ValueError, match=r"FusedSemanticHead.*AtrousSemanticHead"):
+        to_mmdet(model)
+
+
 def test_caffe_networks_take_red_first():
     model = pac_keras.MaskRCNN(5, "resnet50_caffe", **_SMALL)
     tensors = to_mmdet(model)
