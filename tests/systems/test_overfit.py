@@ -1,6 +1,6 @@
 """PAC learns eight real pictures by heart.
 
-    python -m pytest -m slow tests/systems/test_overfit.py -s
+    python -m pytest -n 0 -s -m slow tests/systems/test_overfit.py
 
 About half an hour on two CPU cores.
 """
