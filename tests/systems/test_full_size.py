@@ -10,6 +10,8 @@ COUNTS = {
     ("HTC", "resnet50"): 80_258_293,
     ("HTC", "resnet18"): 67_189_493,
     ("HTC", "resnext101_32x4d"): 98_878_965,
+    ("MaskRCNN", "resnet18"): 31_327_536,  # the baselines' others: tests/weights/test_layout.py
+    ("CascadeMaskRCNN", "resnet18"): 64_255_806,
     ("PAC", "resnet50"): 98_498_885,
     ("PAC", "resnet18"): 85_430_085,
     ("PAC", "resnext101_32x4d"): 117_119_557,
