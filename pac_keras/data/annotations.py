@@ -19,6 +19,8 @@ _NEEDED = {
 def read_records(path):
     """{"images" | "annotations" | "categories": {id: record}} of a COCO json.
 
+    LVIS v1 names no files: there the name is the last two parts of `coco_url`, folder and file.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: not json, not COCO, a needed key is missing, or an id is no unique integer.
@@ -84,6 +86,8 @@ def _records(name, content, kind):
     for number, record in enumerate(content[kind]):
         if not isinstance(record, dict):
             raise ValueError(f"{name}: {kind}[{number}] must be a dict, got {record!r}")
+        if kind == "images":
+            record = _with_file_name(record)
         for key in _NEEDED[kind]:
             if key not in record:
                 raise ValueError(
@@ -95,6 +99,14 @@ def _records(name, content, kind):
             )
         records[record["id"]] = record
     return records
+
+
+def _with_file_name(picture):
+    """The record of a picture, its `file_name` taken from `coco_url` where it has none."""
+    url = picture.get("coco_url")
+    if "file_name" in picture or not isinstance(url, str):
+        return picture
+    return {**picture, "file_name": "/".join(url.split("/")[-2:])}
 
 
 def _polygon(where, numbers):

@@ -5,15 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pac_keras.data import frames
 from pac_keras.data.augment import Augmentation, augment, resize_keep_ratio
-from pac_keras.data.image import Preprocessing, canvas, normalize, pad_batch, target_size
-from pac_keras.structures import CROWD, IGNORED_PIXEL, PADDING, Batch, GroundTruth, Images
+from pac_keras.data.collate import Layout, collate
+from pac_keras.data.image import Preprocessing, canvas, target_size
+from pac_keras.data.repeat import copy_numbers, repeat_factors, repeated
+from pac_keras.data.sample import object_counts
+from pac_keras.structures import IGNORED_PIXEL, Batch, GroundTruth, Images
 
 MOST_OBJECTS = 100  # rows of ground truth unless `max_objects` says otherwise
 SMALLEST_SIDE = 32  # of a picture that is trained on, stored pixels
 _FOREVER = 1_000_000  # epochs
-_EMPTY_FRAME = (0.0, 0.0, 1.0, 1.0)  # of padding rows: nobody divides by its size in vain
 
 
 class Dataset:
@@ -28,7 +29,11 @@ class Dataset:
         preprocessing: resize, normalisation, padding.
         augmentation: used in training alone.
         max_objects: rows of ground truth, G; None = the most that a picture has, at most 100.
-        frame: (height, width) of each object's mask grid, or "image": a bitmap of the canvas.
+        frame: (height, width) of each object's mask grid, or "image": a bitmap of the canvas. At
+            least twice the cells of the masks that are trained (docs/results.md).
+        repeat_threshold: classes that fewer than this share of the pictures hold are shown more
+            often (`repeat.repeat_factors`); None = every picture once. Training alone. An epoch
+            has as many batches as the factors' sum fills, whichever pictures it repeats.
         seed: of shuffling and augmentation, >= 0.
 
     Attributes:
@@ -48,12 +53,10 @@ class Dataset:
         augmentation=Augmentation(),  # noqa: B008
         max_objects=None,
         frame=(112, 112),
+        repeat_threshold=None,
         seed=0,
     ):
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if frame != "image" and not (len(frame) == 2 and min(frame) >= 1):
-            raise ValueError(f'frame must be (height, width) or "image", got {frame!r}')
+        _check(training, batch_size, frame, repeat_threshold)
         self.source = source
         self.training = training
         self.batch_size = batch_size
@@ -71,16 +74,18 @@ class Dataset:
             )
         self.dropped = {}
         self.indices = self._choose_pictures()
-        counts = [sum(source.object_counts[index]) for index in self.indices]
+        counts = [len(source.labels[index]) for index in self.indices]
         self.max_objects = max_objects or min(max(*counts, 1), MOST_OBJECTS)
         self.cut_objects = sum(max(count - self.max_objects, 0) for count in counts)
+        self._factors = None if repeat_threshold is None else self._repeats(repeat_threshold)
         self._groups = self._training_groups() if training else self._evaluation_groups()
+        self._steps = [self._batches_of(group) for group in self._groups]
         self._epoch = 0
         self._plans = {}
 
     def __len__(self):
         """Batches in an epoch."""
-        return sum(math.ceil(len(group.indices) / self.batch_size) for group in self._groups)
+        return sum(self._steps)
 
     def __iter__(self):
         """numpy `structures.Batch` of one epoch; in training each call is the next epoch."""
@@ -131,9 +136,8 @@ class Dataset:
     def _choose_pictures(self):
         """Indices of the pictures to use."""
         reasons = {}
-        for index, (size, (objects, _)) in enumerate(
-            zip(self.source.sizes, self.source.object_counts, strict=True)
-        ):
+        counts = object_counts(self.source)[:, 0]
+        for index, (size, objects) in enumerate(zip(self.source.sizes, counts, strict=True)):
             if self.training and objects == 0:
                 reasons[index] = "no objects"
             elif self.training and min(size) < SMALLEST_SIDE:
@@ -147,6 +151,19 @@ class Dataset:
                 f"dropped: {self.dropped}"
             )
         return indices
+
+    def _repeats(self, threshold):
+        """float64 `[len(source)]`: factors of the pictures to use."""
+        factors = np.zeros(len(self.source))
+        labels = [self.source.labels[index] for index in self.indices]
+        factors[self.indices] = repeat_factors(labels, threshold)
+        return factors
+
+    def _batches_of(self, group):
+        """Batches of an epoch that `group` fills."""
+        indices = list(group.indices)
+        pictures = len(indices) if self._factors is None else self._factors[indices].sum()
+        return math.ceil(pictures / self.batch_size)
 
     def _training_groups(self):
         """Landscape and portrait, each on the one canvas that holds all of its pictures."""
@@ -181,106 +198,64 @@ class Dataset:
     def _make_plan(self, epoch):
         random = np.random.default_rng((self.seed, epoch))
         batches = []
-        for group in self._groups:
+        for group, steps in zip(self._groups, self._steps, strict=True):
             indices = np.asarray(group.indices)
             if self.training:
                 random.shuffle(indices)
-                full = math.ceil(len(indices) / self.batch_size) * self.batch_size
-                indices = np.resize(indices, full)
+                indices = np.resize(self._repeated(indices, random), steps * self.batch_size)
+            copies = copy_numbers(indices)
             for start in range(0, len(indices), self.batch_size):
-                chosen = indices[start : start + self.batch_size].tolist()
-                batches.append(_Group(group.canvas, tuple(chosen)))
+                part = slice(start, start + self.batch_size)
+                rows = tuple(indices[part].tolist()), tuple(copies[part].tolist())
+                batches.append(_Group(group.canvas, *rows))
         if self.training:
             random.shuffle(batches)
         return batches
+
+    def _repeated(self, indices, random):
+        """Shuffled `indices` with the repeats that an epoch draws, shuffled anew."""
+        if self._factors is None or (self._factors[indices] == 1).all():
+            return indices
+        indices = repeated(indices, self._factors[indices], random)
+        random.shuffle(indices)
+        return indices
 
     def _batch(self, number):
         """Batch `number`, counted from the first epoch on."""
         epoch, step = divmod(number, len(self))
         group = self._plan(epoch if self.training else 0)[step]
-        samples = [self._sample(index, epoch) for index in group.indices]
+        samples = [
+            self._sample(index, epoch, copy)
+            for index, copy in zip(group.indices, group.copies, strict=True)
+        ]
         layout = Layout(self.max_objects, self.num_classes, self.frame)
         return collate(samples, group.canvas, self.preprocessing, layout)
 
-    def _sample(self, index, epoch):
-        """Picture `index` as `epoch` shows it."""
+    def _sample(self, index, epoch, copy):
+        """Picture `index` as `epoch` shows it for the first (`copy` 0), the second, ... time."""
         sample = self.source[index]
         if not self.training:
             return resize_keep_ratio(sample, self.preprocessing)
-        random = np.random.default_rng((self.seed, epoch, index))
+        random = np.random.default_rng((self.seed, epoch, index, copy))
         return augment(sample, self.preprocessing, self.augmentation, random)
 
 
-class Layout(NamedTuple):
-    """How ground truth is laid out: rows G, classes K, mask grid (or "image")."""
-
-    max_objects: int
-    num_classes: int
-    frame: tuple[int, int] | str = (112, 112)
-
-
-def collate(samples, canvas, preprocessing, layout):
-    """numpy `structures.Batch` of resized samples on one canvas (height, width).
-
-    Rows beyond a picture's objects have label -1 and zeros. Where a sample has no semantic map,
-    its target is drawn from the objects (`frames.semantic_cells`).
-    """
-    pictures = [normalize(sample.image, preprocessing) for sample in samples]
-    objects = [_objects(sample, canvas, layout) for sample in samples]
-    boxes, labels, masks, mask_frames = (np.stack(field) for field in zip(*objects, strict=True))
-    truth = GroundTruth(
-        boxes=boxes,
-        labels=labels,
-        masks=masks,
-        mask_frames=mask_frames,
-        semantic=np.stack([_semantic(sample, canvas, layout) for sample in samples]),
-        image_ids=np.asarray([sample.image_id for sample in samples], "int32"),
-    )
-    return Batch(pad_batch(pictures, canvas), truth)
+def _check(training, batch_size, frame, repeat_threshold):
+    """Raises a ValueError that names an argument of `Dataset` out of range."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if frame != "image" and not (len(frame) == 2 and all(type(n) is int and n > 0 for n in frame)):
+        raise ValueError(f'frame must be (height, width) or "image", got {frame!r}')
+    if repeat_threshold is not None and not training:
+        raise ValueError("repeat_threshold is for training alone")
+    if repeat_threshold is not None and not 0 < repeat_threshold <= 1:
+        raise ValueError(f"repeat_threshold must be in (0, 1], got {repeat_threshold}")
 
 
 class _Group(NamedTuple):
-    """Pictures (indices of the source) that share a canvas."""
+    """Pictures (indices of the source) that share a canvas; in a batch also how often the epoch
+    has shown each of them before."""
 
     canvas: tuple[int, int]
     indices: tuple[int, ...]
-
-
-def _objects(sample, canvas, layout):
-    """Padded boxes, labels, masks and frames of one sample."""
-    size = layout.max_objects
-    grid = canvas if layout.frame == "image" else layout.frame
-    boxes, labels = np.zeros((size, 4), "float32"), np.full(size, PADDING, "int32")
-    masks, mask_frames = np.zeros((size, *grid), "uint8"), np.tile(_EMPTY_FRAME, (size, 1))
-    rows = _largest(sample, size)
-    shapes = [sample.segmentations[row] for row in rows]
-    boxes[: len(rows)], labels[: len(rows)] = sample.boxes[rows], sample.labels[rows]
-    if layout.frame == "image":
-        mask_frames[: len(rows)] = (0, 0, canvas[1], canvas[0])
-    else:
-        mask_frames[: len(rows)] = frames.object_frames(
-            boxes[: len(rows)], shapes, sample.transform
-        )
-    mask_frames = mask_frames.astype("float32")
-    for row, shape in enumerate(shapes):
-        masks[row] = frames.rasterise(shape, sample.transform, mask_frames[row], grid)
-    return boxes, labels, masks, mask_frames
-
-
-def _largest(sample, count):
-    """At most `count` rows, in their order: crowd is cut first, then the smallest boxes."""
-    if len(sample.labels) <= count:
-        return list(range(len(sample.labels)))
-    width, height = (sample.boxes[:, 2:] - sample.boxes[:, :2]).T
-    order = np.lexsort((-width * height, sample.labels == CROWD))
-    return sorted(order[:count].tolist())
-
-
-def _semantic(sample, canvas, layout):
-    """uint8 `[H/8, W/8]`: the class at the first pixel of each 8 x 8 cell, 255 in the padding."""
-    if sample.semantic is None:
-        return frames.semantic_cells(sample, canvas, layout.num_classes)
-    cells = np.full((canvas[0] // 8, canvas[1] // 8), IGNORED_PIXEL, "uint8")
-    first = sample.semantic[::8, ::8]
-    cells[: first.shape[0], : first.shape[1]] = first
-    return cells
+    copies: tuple[int, ...] = ()

@@ -6,6 +6,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from pac_keras.data.progress import track
+from pac_keras.data.sample import object_counts
 from pac_keras.evaluation.coco import average_precision, class_names
 from pac_keras.structures import IGNORED_PIXEL
 
@@ -54,7 +55,7 @@ def check_source(source, *, progress=True):
     """
     truth = source.coco_json()
     semantic, problems = _read_all(source, progress)
-    counts = np.asarray(source.object_counts, np.int64).reshape(-1, 2)
+    counts = object_counts(source)
     single = [a for a in truth["annotations"] if not a["iscrowd"]]
     classes = [a["category_id"] for a in single]
     names = class_names(truth["categories"])
@@ -145,6 +146,8 @@ def _lines(report):
 
 def _semantic_text(report):
     number = report.num_semantic_classes
+    if number == 0:
+        return "none: 8 bits do not hold the classes"
     if not report.semantic:
         return f"{number}, drawn from the objects"
     least, most = min(report.semantic.values()), max(report.semantic.values())

@@ -12,7 +12,7 @@ from pac_keras.data.augment import Augmentation
 from pac_keras.data.batch import Dataset
 from pac_keras.data.frames import run_lengths
 from pac_keras.data.image import Preprocessing, exif_orientation, read_image
-from pac_keras.data.sample import Category, Sample
+from pac_keras.data.sample import Category, Sample, drawn_semantic_classes
 from pac_keras.structures import CROWD
 
 _INT32 = 2**31 - 1
@@ -29,6 +29,8 @@ def coco(
     preprocessing=Preprocessing(),  # noqa: B008 (immutable)
     augmentation=Augmentation(),  # noqa: B008
     max_objects=None,
+    frame=(112, 112),
+    repeat_threshold=None,
     seed=0,
 ):
     """`Dataset` of a COCO json; see `CocoSource` and `batch.Dataset` for the arguments."""
@@ -40,6 +42,8 @@ def coco(
         preprocessing=preprocessing,
         augmentation=augmentation,
         max_objects=max_objects,
+        frame=frame,
+        repeat_threshold=repeat_threshold,
         seed=seed,
     )
 
@@ -63,7 +67,8 @@ class CocoSource:
 
     Args:
         json: path of the annotations.
-        images: folder that the json's `file_name`s are relative to.
+        images: folder that the json's `file_name`s are relative to; of LVIS v1, which has none,
+            the folder of train2017/ and val2017/.
         semantic: folder of COCO-stuff pixel maps, or None.
         limit: only so many pictures, those with the lowest ids.
         ids: only these image ids.
@@ -87,17 +92,19 @@ class CocoSource:
             Category(key, category["name"])
             for key, category in sorted(records["categories"].items())
         )
-        self._labels = {category.id: label for label, category in enumerate(self.categories)}
+        self._known = {category.id: label for label, category in enumerate(self.categories)}
         things = len(self.categories)
-        self.num_semantic_classes = things + 1 if semantic is None else stuff.NUM_CLASSES
+        self.num_semantic_classes = (
+            drawn_semantic_classes(things) if semantic is None else stuff.NUM_CLASSES
+        )
         self._pictures = self._choose_pictures(records["images"], limit, ids)
         self.image_ids = [picture["id"] for picture in self._pictures]
         self.sizes = [(picture["height"], picture["width"]) for picture in self._pictures]
         self._annotations, self._left_out = self._sort_annotations(records)
-        self.object_counts = []
-        for annotations in self._annotations:
-            crowds = sum(bool(annotation.get("iscrowd", 0)) for annotation in annotations)
-            self.object_counts.append((len(annotations) - crowds, crowds))
+        self.labels = [
+            np.asarray([self._label(annotation) for annotation in annotations], "int32")
+            for annotations in self._annotations
+        ]
 
     def __len__(self):
         return len(self._pictures)
@@ -108,15 +115,11 @@ class CocoSource:
         size = self.sizes[index]
         image = self._read_picture(picture)
         boxes = [corners(annotation["bbox"], size) for annotation in annotations]
-        labels = [
-            CROWD if annotation.get("iscrowd", 0) else self._labels[annotation["category_id"]]
-            for annotation in annotations
-        ]
         path = Path(picture["file_name"])
         return Sample(
             image=image,
             boxes=np.asarray(boxes, "float32").reshape(-1, 4),
-            labels=np.asarray(labels, "int32"),
+            labels=self.labels[index],
             segmentations=tuple(
                 segmentation(f"{self.name}: annotation {annotation['id']}", annotation, size)
                 for annotation in annotations
@@ -146,6 +149,9 @@ class CocoSource:
             "annotations": annotations,
             "categories": [category._asdict() for category in self.categories],
         }
+
+    def _label(self, annotation):
+        return CROWD if annotation.get("iscrowd", 0) else self._known[annotation["category_id"]]
 
     def _official(self, annotation, size):
         """The annotation as pycocotools' evaluator wants it."""
@@ -188,10 +194,10 @@ class CocoSource:
             where, image_id = f"{self.name}: annotation {key}", annotation["image_id"]
             if image_id not in records["images"]:
                 raise ValueError(f"{where}: image_id {image_id!r} is not among the images")
-            if annotation["category_id"] not in self._labels:
+            if annotation["category_id"] not in self._known:
                 raise ValueError(
                     f"{where}: category_id {annotation['category_id']!r} is not among "
-                    f"the categories {sorted(self._labels)}"
+                    f"the categories {sorted(self._known)}"
                 )
             if image_id not in rows:
                 continue

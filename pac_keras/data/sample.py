@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from pac_keras.structures import CROWD, IGNORED_PIXEL
+
 
 class Category(NamedTuple):
     """A class of things: its id in the user's json and its name."""
@@ -58,10 +60,10 @@ class Source(Protocol):
 
     name: for messages.
     categories: ascending id; label k is `categories[k]`.
-    num_semantic_classes: of `Sample.semantic`; K + 1 where it is None (K = background).
+    num_semantic_classes: of `Sample.semantic`; where it is None, `drawn_semantic_classes`.
     image_ids: per picture, ascending.
     sizes: (height, width) of each stored picture.
-    object_counts: (objects, crowd objects) of each picture.
+    labels: int array per picture, `Sample.labels`.
     """
 
     name: str
@@ -69,7 +71,7 @@ class Source(Protocol):
     num_semantic_classes: int
     image_ids: Sequence[int]
     sizes: Sequence[tuple[int, int]]
-    object_counts: Sequence[tuple[int, int]]
+    labels: Sequence[np.ndarray]
 
     def __len__(self) -> int: ...
 
@@ -80,3 +82,16 @@ class Source(Protocol):
         stored pixels, crowd included. Every annotation has id, image_id, category_id, bbox, area,
         iscrowd and a segmentation that pycocotools reads."""
         ...
+
+
+def object_counts(source):
+    """int `[pictures, 2]`: (objects, crowd objects) of each picture of a source."""
+    crowds = [np.count_nonzero(labels == CROWD) for labels in source.labels]
+    objects = [len(labels) for labels in source.labels]
+    return np.stack([np.subtract(objects, crowds), crowds], axis=1).astype("int64")
+
+
+def drawn_semantic_classes(num_classes):
+    """Classes of a semantic map that is drawn from the objects: K + 1 (K = background), or 0 where
+    8 bits do not hold them (LVIS); then every pixel is ignored."""
+    return num_classes + 1 if num_classes < IGNORED_PIXEL else 0

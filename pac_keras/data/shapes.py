@@ -15,7 +15,15 @@ _MIN_SIZE = 64  # pixels; below, strokes are under 3 pixels
 
 
 def shapes(
-    *, training, batch_size, count=None, size=128, seed=0, augmentation=None, max_objects=None
+    *,
+    training,
+    batch_size,
+    count=None,
+    size=128,
+    seed=0,
+    augmentation=None,
+    max_objects=None,
+    frame=(112, 112),
 ):
     """`Dataset` of `count` pictures of the train split (default 2000), or of valid (200).
 
@@ -25,7 +33,7 @@ def shapes(
         training: the train split, shuffled and augmented; otherwise the valid split, in order.
         batch_size: pictures in a batch.
         seed: of the pictures, of shuffling and of augmentation.
-        augmentation, max_objects: see `Dataset`.
+        augmentation, max_objects, frame: see `Dataset`.
     """
     split, usual = ("train", 2000) if training else ("valid", 200)
     source = ShapesSource(split, usual if count is None else count, size=size, seed=seed)
@@ -36,6 +44,7 @@ def shapes(
         preprocessing=Preprocessing(short_side=size, long_side=size),
         augmentation=Augmentation() if augmentation is None else augmentation,
         max_objects=max_objects,
+        frame=frame,
         seed=seed,
     )
 
@@ -99,11 +108,13 @@ class ShapesSource:
         stream = np.random.SeedSequence([self.seed, _SPLITS.index(self.split), int(index)])
         return draw_scene(self.size, np.random.Generator(np.random.PCG64(stream)))
 
-    @property
-    def object_counts(self):
-        """(objects, crowd objects = 0) of each picture."""
-        counts = np.bincount([a["image_id"] for a in self._annotations], minlength=self.count)
-        return [(int(number), 0) for number in counts]
+    @cached_property
+    def labels(self):
+        """int32 labels of each picture's objects. Draws every picture."""
+        labels = [[] for _ in range(self.count)]
+        for annotation in self._annotations:
+            labels[annotation["image_id"]].append(annotation["category_id"] - 1)
+        return [np.asarray(row, "int32") for row in labels]
 
     def coco_json(self):
         """The ground truth as a COCO dict; its annotations also have `occlusion`, the hidden

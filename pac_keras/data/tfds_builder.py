@@ -20,7 +20,7 @@ from pac_keras.data.sample import Category, Sample, Segmentation
 
 
 def prepare(json, images, data_dir, *, split="train", semantic=None, limit=None, progress=True):
-    """The folder of the prepared split, `data_dir/{split}/coco_records/1.0.0`.
+    """The folder of the prepared split, `data_dir/{split}/coco_records/1.1.0`.
 
     A second call with the same json, folders and limit finds it there and does nothing.
 
@@ -84,7 +84,7 @@ class TfdsSource:
         self.skipped = about["skipped"]
         self.image_ids = about["image_ids"]
         self.sizes = [tuple(size) for size in about["sizes"]]
-        self.object_counts = [tuple(counts) for counts in about["object_counts"]]
+        self.labels = [np.asarray(labels, "int32") for labels in about["labels"]]
         self._records = builder.as_data_source(split)
 
     def __len__(self):
@@ -123,7 +123,7 @@ class CocoRecords(tfds.core.GeneratorBasedBuilder):
     its annotations as the evaluator sees them. semantic: PNG of the semantic map, or empty.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     url_infos = None  # no downloads; tfds 4.9.10 looks for checksums through a package it lacks
 
     def __init__(self, source, origin, split, progress, **kwargs):
@@ -140,7 +140,7 @@ class CocoRecords(tfds.core.GeneratorBasedBuilder):
             "skipped": dict(source.skipped),
             "image_ids": list(source.image_ids),
             "sizes": [list(size) for size in source.sizes],
-            "object_counts": [list(counts) for counts in source.object_counts],
+            "labels": [labels.tolist() for labels in source.labels],
         }
         features = {
             "image": tfds.features.Scalar(dtype=np.object_),

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from pac_keras.data.augment import Augmentation, augment, flip, resize, resize_keep_ratio
 from pac_keras.data.image import Preprocessing
@@ -71,3 +72,23 @@ def test_augment_flips_and_draws_the_short_side():
     chance = Augmentation(flip=0.25)
     flips = [augment(sample(), plain, chance, random).transform[0, 0] < 0 for _ in range(400)]
     assert 70 < sum(flips) < 130  # 100 expected, deviation 8.7
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "long", "size", "limit"),
+    [
+        (640, 800, 1333, (48, 64), (800, 1067)),
+        (640, 800, 1333, (32, 64), (667, 1333)),  # the long side decides from 667 on
+        (800, 1024, 2048, (32, 64), (1024, 2048)),  # Cityscapes
+    ],
+)
+def test_short_sides_of_a_range(low, high, long, size, limit, monkeypatch):
+    """Every whole number of the papers' ranges, the long side limited."""
+    monkeypatch.setattr("pac_keras.data.augment.resize_image", lambda image, size: np.empty(size))
+    sides = Augmentation(short_sides=tuple(range(low, high + 1)))
+    preprocessing = Preprocessing(short_side=high, long_side=long)
+    stored = sample()._replace(image=np.zeros((*size, 3), "uint8"), semantic=None)
+    random = np.random.default_rng(0)
+    drawn = [augment(stored, preprocessing, sides, random).image.shape for _ in range(3000)]
+    assert {height for height, _ in drawn} == set(range(low, limit[0] + 1))
+    assert max(drawn) == limit and min(drawn) == (low, int(low * size[1] / size[0] + 0.5))

@@ -5,6 +5,7 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
 from pac_keras.data import Category, CocoSource, coco, coco_folder
+from pac_keras.data.sample import object_counts
 from pac_keras.structures import CROWD
 
 
@@ -15,7 +16,7 @@ def test_pictures_and_labels(write_coco):
     assert source.num_semantic_classes == 3
     assert source.image_ids == [3, 7]
     assert source.sizes == [(60, 40), (40, 60)]
-    assert source.object_counts == [(1, 0), (2, 0)]
+    assert [row.tolist() for row in source.labels] == [[1], [1, 0]]
     assert source.skipped == {}
     sample = source[1]
     assert sample.image.shape == (40, 60, 3)
@@ -69,14 +70,14 @@ def test_crowd_is_a_label_of_its_own(write_coco):
 
     source = CocoSource(*write_coco(change))
     assert source[1].labels.tolist() == [1, CROWD]
-    assert source.object_counts[1] == (1, 1)
+    assert object_counts(source).tolist() == [[1, 0], [1, 1]]
     assert [row["iscrowd"] for row in source.coco_json()["annotations"]] == [0, 0, 1]
 
 
 def test_picture_without_annotations(write_coco):
     source = CocoSource(*write_coco(lambda content: content.update(annotations=[])))
     assert source[0].boxes.shape == (0, 4)
-    assert source.object_counts == [(0, 0), (0, 0)]
+    assert object_counts(source).tolist() == [[0, 0], [0, 0]]
     assert source.coco_json()["annotations"] == []
 
 
@@ -97,7 +98,7 @@ def test_what_cannot_be_trained_on_is_counted(write_coco, field, value, reason):
     )
     assert source.skipped[reason] == 1
     assert source[1].labels.tolist() == [0]
-    assert source.object_counts[1] == (1, 0)
+    assert source.labels[1].tolist() == [0]
     in_truth = [row["id"] for row in source.coco_json()["annotations"]]
     assert in_truth == ([13, 12] if field == "segmentation" else [13, 11, 12])
 
@@ -249,6 +250,10 @@ def test_coco_and_coco_folder_make_datasets(write_coco, tmp_path):
     assert (dataset.max_objects, dataset.cut_objects) == (2, 0)
     dataset = coco_folder(tmp_path, "truth", training=True, batch_size=1, max_objects=1)
     assert (dataset.max_objects, dataset.cut_objects) == (1, 1)
+    options = {"frame": (20, 30), "repeat_threshold": 1.0}  # plane is in one picture of two
+    dataset = coco_folder(tmp_path, "truth", training=True, batch_size=1, **options)
+    assert next(iter(dataset)).ground_truth.masks.shape == (1, 2, 20, 30)
+    assert len(dataset) == 3  # factor sqrt(1 / (1 / 2)) and 1, each in a group of its own
     with pytest.raises(FileNotFoundError, match=r"expected test\.json or instances_test\.json"):
         coco_folder(tmp_path, "test", training=True, batch_size=1)
 

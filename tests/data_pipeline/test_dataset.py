@@ -1,60 +1,10 @@
 import numpy as np
 import pytest
 
-from pac_keras.data import Augmentation, Dataset, Preprocessing, Sample, Segmentation
-from pac_keras.data.batch import Layout, collate
+from pac_keras.data import Augmentation, Dataset, Preprocessing, Segmentation
+from pac_keras.data.collate import Layout, collate
 from pac_keras.structures import CROWD, Batch
-
-PLAIN = Preprocessing(short_side=32, long_side=64, mean=(0, 0, 0), std=(1, 1, 1))
-
-
-def rectangle(box):
-    x0, y0, x1, y1 = box
-    return Segmentation((np.asarray([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], "float64"),))
-
-
-class ListSource:
-    """A source in memory: pictures of the given sizes, each with boxes and labels."""
-
-    name = "list"
-    categories = ("a", "b")
-    num_semantic_classes = 3
-
-    def __init__(self, sizes, objects):
-        self.sizes = sizes
-        self.objects = objects
-        self.image_ids = list(range(100, 100 + len(sizes)))
-        self.object_counts = [
-            (sum(label >= 0 for _, label in rows), sum(label == CROWD for _, label in rows))
-            for rows in objects
-        ]
-
-    def __len__(self):
-        return len(self.sizes)
-
-    def __getitem__(self, index):
-        rows = self.objects[index]
-        return Sample(
-            image=np.full((*self.sizes[index], 3), index + 1, "uint8"),
-            boxes=np.asarray([box for box, _ in rows], "float32").reshape(-1, 4),
-            labels=np.asarray([label for _, label in rows], "int32"),
-            segmentations=tuple(rectangle(box) for box, _ in rows),
-            semantic=None,
-            image_id=self.image_ids[index],
-            size=self.sizes[index],
-        )
-
-
-ONE = [((4, 6, 20, 26), 1)]
-
-
-def dataset(sizes, objects=None, **options):
-    options = {"training": False, "batch_size": 2, "preprocessing": PLAIN, **options}
-    return Dataset(ListSource(sizes, objects or [ONE] * len(sizes)), **options)
-
-
-def ids(batches):
-    return [batch.ground_truth.image_ids.tolist() for batch in batches]
+from tests.data_pipeline.list_source import ONE, PLAIN, ListSource, dataset, ids
 
 
 def test_evaluation_groups_by_canvas_in_ascending_order():
@@ -236,6 +186,13 @@ def test_wrong_arguments_are_refused():
         dataset([(32, 32)], batch_size=0)
     with pytest.raises(ValueError, match=r"frame must be \(height, width\).*got 'picture'"):
         dataset([(32, 32)], frame="picture")
+    with pytest.raises(ValueError, match=r"frame must be \(height, width\).*got \(0, 28\)"):
+        dataset([(32, 32)], frame=(0, 28))
+    with pytest.raises(ValueError, match="repeat_threshold is for training alone"):
+        dataset([(32, 32)], repeat_threshold=0.1)
+    for threshold in (0, 1.5):
+        with pytest.raises(ValueError, match=rf"repeat_threshold must be in .*got {threshold}"):
+            dataset([(32, 32)], training=True, repeat_threshold=threshold)
     source = ListSource([(32, 32)], [ONE])
     source.num_semantic_classes = 256
     with pytest.raises(ValueError, match="list: 256 semantic classes, expected at most 255"):
