@@ -98,7 +98,8 @@ def finish(experiment, model, valid, folder):
     state = checkpoint.read_state(folder / "model.keras")
     if state.epoch != experiment.epochs:  # the best epoch is not the last one
         model.load_weights(folder / "model.keras")
-        write_metrics(folder / "metrics.json", evaluate_dataset(model, valid))
+        metrics = evaluate_dataset(model, valid, experiment.boundary)
+        write_metrics(folder / "metrics.json", metrics)
     if experiment.pictures:
         pictures = folder / "pictures"
         draw_predictions(model, valid, pictures / "final.jpg", experiment.pictures, pictures)

@@ -148,7 +148,7 @@ def _parser():
     evaluate.add_argument("model", help="a .keras file")
     evaluate.add_argument("--data", required=True, help="see below")
     evaluate.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="default 1")
-    evaluate.add_argument("--boundary", action="store_true", help="also boundary AP (slower)")
+    evaluate.add_argument("--boundary", action="store_true", help="also boundary AP and F (slower)")
     evaluate.add_argument("--out", metavar="FILE", help="write the metrics as json")
 
     check = _command(commands, "check", run_check, "what a data set holds")

@@ -108,22 +108,46 @@ def test_same_stems_get_their_own_files(tmp_path, use_model):
     assert json.loads((out / "results.json").read_text()) == []
 
 
-def test_evaluate_prints_and_writes_metrics(tmp_path, use_model, capsys):
-    dataset = Dataset(
-        ShapesSource("valid", 4),
-        training=False,
-        batch_size=2,
-        preprocessing=Preprocessing(short_side=128, long_side=128),
-    )
-    use_model(Truth(dataset))
-    file = tmp_path / "run" / "metrics.json"
-    arguments = ["evaluate", "m.keras", "--data", "shapes", "--limit", "4", "--batch-size", "2"]
-    assert cli.main([*arguments, "--out", str(file)]) == 0
-    metrics = json.loads(file.read_text())
+@pytest.fixture
+def evaluate(tmp_path, use_model):
+    """`evaluate` of a model that knows the four pictures: (the metrics.json, the data set)."""
+
+    def call(*options):
+        dataset = Dataset(
+            ShapesSource("valid", 4),
+            training=False,
+            batch_size=2,
+            preprocessing=Preprocessing(short_side=128, long_side=128),
+        )
+        use_model(Truth(dataset))
+        file = tmp_path / "run" / "metrics.json"
+        arguments = ["evaluate", "m.keras", "--data", "shapes", "--limit", "4", "--batch-size", "2"]
+        assert cli.main([*arguments, "--out", str(file), *options]) == 0
+        return json.loads(file.read_text()), dataset
+
+    return call
+
+
+def test_evaluate_prints_and_writes_metrics(evaluate, capsys):
+    metrics, dataset = evaluate()
     assert metrics["box"]["AP"] == pytest.approx(1.0)
     assert 0.9 < metrics["mask"]["AP"] <= 1.0  # frames are grids: a few pixels are lost
     assert set(metrics["per_class"]) == {category.name for category in dataset.categories}
-    assert f"{100 * metrics['mask']['AP']:.1f}" in capsys.readouterr().out
+    assert "boundary" not in metrics
+    printed = capsys.readouterr().out
+    assert f"{100 * metrics['mask']['AP']:.1f}" in printed and "F_1px" not in printed
+
+
+def test_evaluate_with_boundary(evaluate, capsys):
+    metrics, _ = evaluate("--boundary")
+    found, printed = metrics["boundary"], capsys.readouterr().out
+    assert 0.5 < found["AP"] <= metrics["mask"]["AP"]
+    assert 0.9 < found["F_1px"] <= found["F_3px"] <= 1.0
+    per_class = [one for one in metrics["per_class"].values() if one["mask"] >= 0]
+    assert per_class and all(0.5 < one["boundary"] < one["mask"] + 1e-9 for one in per_class)
+    for name in ("F_1px", "F_3px"):
+        (line,) = (line.split("│")[1:-1] for line in printed.splitlines() if name in line)
+        assert [cell.strip() for cell in line[1:]] == ["-", "-", f"{100 * found[name]:.1f}"]
 
 
 def coco_folder(folder):

@@ -10,6 +10,7 @@ from pycocotools.cocoeval import COCOeval
 
 from pac_keras.data.progress import track
 from pac_keras.detections.paste import coco_results, picture
+from pac_keras.evaluation.boundary import boundary_f, matched_masks
 
 # pycocotools' order of its twelve numbers: AP and AR over IoU 0.50:0.05:0.95 unless one IoU is
 # named; s, m, l are objects of area < 32^2, up to 96^2, and above; AR1 is with 1 result a picture.
@@ -18,13 +19,13 @@ METRICS += ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 KINDS = {"box": "bbox", "mask": "segm", "boundary": "boundary"}  # ours -> the evaluator's
 
 
-def evaluate_dataset(model, dataset, *, boundary=False, progress=True):
+def evaluate_dataset(model, dataset, boundary=False, *, progress=True):
     """Metrics of `model` on every picture of `dataset`, as `coco_metrics` returns them.
 
     Args:
         model: has `predict_on_batch`, `num_classes`, `mask_threshold`.
         dataset: `data.batch.Dataset` with training=False.
-        boundary: also boundary AP (slower).
+        boundary: also boundary AP and F (slower).
         progress: show a bar with the remaining time.
     Raises:
         ValueError: a training data set, another number of classes, or a picture that the data set
@@ -75,7 +76,8 @@ def coco_metrics(ground_truth, box_results, mask_results, *, image_ids=None, bou
     """{"box": numbers, "mask": numbers, "per_class": {name: {"box": AP, "mask": AP}}}.
 
     Numbers are fractions of 1 under the names in `METRICS`; -1 is COCO's sign for "the ground truth
-    has no such object". `boundary` adds the same under "boundary".
+    has no such object". `boundary` adds the same under "boundary", and there "F_1px" and "F_3px" of
+    `boundary_f` over the pairs that mask AP matches at IoU 0.50.
 
     Args:
         ground_truth: COCO dict.
@@ -87,10 +89,15 @@ def coco_metrics(ground_truth, box_results, mask_results, *, image_ids=None, bou
     if boundary:
         results["boundary"] = mask_results
     for kind, records in results.items():
-        numbers, class_ap = average_precision(ground_truth, records, kind, image_ids=image_ids)
-        metrics[kind] = numbers
-        for category_id, value in class_ap.items():
+        evaluator = _evaluate(ground_truth, records, kind, image_ids=image_ids)
+        metrics[kind] = _numbers(evaluator)
+        for category_id, value in _class_ap(evaluator).items():
             per_class[category_id][kind] = value
+        if boundary and kind == "mask":
+            contour_numbers = boundary_f(matched_masks(evaluator))
+        del evaluator  # two at a time would double the memory
+    if boundary:
+        metrics["boundary"] |= contour_numbers
     names = class_names(ground_truth["categories"])
     metrics["per_class"] = {names[category_id]: found for category_id, found in per_class.items()}
     return metrics
@@ -102,6 +109,23 @@ def average_precision(ground_truth, results, kind, *, image_ids=None, class_agno
     Neither the ground truth nor the results are changed. Raises ValueError for a result of a
     picture or category that the ground truth does not have.
     """
+    evaluator = _evaluate(
+        ground_truth, results, kind, image_ids=image_ids, class_agnostic=class_agnostic
+    )
+    return _numbers(evaluator), {} if class_agnostic else _class_ap(evaluator)
+
+
+def class_names(categories):
+    """{id: name} of COCO categories; a name that occurs twice gets its id behind it."""
+    names = [category["name"] for category in categories]
+    return {
+        category["id"]: name if names.count(name) == 1 else f"{name} ({category['id']})"
+        for category, name in zip(categories, names, strict=True)
+    }
+
+
+def _evaluate(ground_truth, results, kind, *, image_ids=None, class_agnostic=False):
+    """The evaluator of `kind` after its run."""
     _check_results(ground_truth, results, kind)
     index_class, evaluator_class = _evaluator_classes(kind)
     with contextlib.redirect_stdout(io.StringIO()):  # the evaluator reports each step by print
@@ -114,19 +138,18 @@ def average_precision(ground_truth, results, kind, *, image_ids=None, class_agno
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
-    numbers = dict(zip(METRICS, (float(number) for number in evaluator.stats), strict=False))
+    return evaluator
+
+
+def _numbers(evaluator):
+    """{metric: number} of `METRICS`."""
+    return dict(zip(METRICS, map(float, evaluator.stats), strict=True))
+
+
+def _class_ap(evaluator):
+    """{category id: AP}."""
     precision = evaluator.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class], all areas
-    class_ids = [] if class_agnostic else evaluator.params.catIds
-    return numbers, {c: _mean_known(precision[:, :, k]) for k, c in enumerate(class_ids)}
-
-
-def class_names(categories):
-    """{id: name} of COCO categories; a name that occurs twice gets its id behind it."""
-    names = [category["name"] for category in categories]
-    return {
-        category["id"]: name if names.count(name) == 1 else f"{name} ({category['id']})"
-        for category, name in zip(categories, names, strict=True)
-    }
+    return {c: _mean_known(precision[:, :, k]) for k, c in enumerate(evaluator.params.catIds)}
 
 
 def _evaluator_classes(kind):

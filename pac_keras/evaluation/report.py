@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from pac_keras.evaluation.boundary import DISTANCES
 from pac_keras.evaluation.coco import KINDS, METRICS
 
 
@@ -21,12 +22,16 @@ def print_metrics(metrics, *, per_class=True, console=None):
 
 
 def summary_table(metrics):
-    """rich Table: one row per metric, one column per kind, in percent; "-" = no such object."""
+    """rich Table: one row per metric, one column per kind, in percent; "-" = no such object.
+
+    Boundary F has no value for other kinds: its rows are there where "boundary" is.
+    """
     kinds = [kind for kind in KINDS if kind in metrics]
+    names = (*METRICS, *DISTANCES) if "boundary" in kinds else METRICS
     table = Table("metric, %", *kinds, title="COCO metrics")
     for column in table.columns[1:]:
         column.justify = "right"
-    for name in METRICS:
+    for name in names:
         table.add_row(name, *(_percent(metrics[kind].get(name, -1.0)) for kind in kinds))
     return table
 
@@ -55,21 +60,22 @@ def write_metrics(path, metrics):
 
 
 def plot_log(log, picture):
-    """Draws the curves of a CSV training log as a PNG: losses on the left, AP on the right.
+    """Draws a CSV training log's curves as a PNG: losses on the left, AP and F on the right.
 
     Args:
         log: CSV with a head line, e.g. of `keras.callbacks.CSVLogger`. Columns whose name contains
-            "loss" are losses and those with "AP" are metrics; others are left out. "epoch" is the
-            x axis. Empty cells and "NA" are skipped.
+            "loss" are losses and those with "AP", "F_1px" or "F_3px" are metrics; others are left
+            out. "epoch" is the x axis. Empty cells and "NA" are skipped.
         picture: path of the PNG.
     Raises:
-        ValueError: the log has no line of numbers, or neither a loss nor an AP.
+        ValueError: the log has no line of numbers, or neither a loss nor a metric.
     """
     columns = read_log(log)
     names = [name for name, points in columns.items() if points]
     losses = [name for name in names if "loss" in name.lower()]
-    metrics = [name for name in names if "AP" in name and name not in losses]
-    panels = [(losses, "loss"), (metrics, "AP")]
+    marks = ("AP", *DISTANCES)
+    metrics = [n for n in names if n not in losses and any(mark in n for mark in marks)]
+    panels = [(losses, "loss"), (metrics, "AP, F")]
     panels = [panel for panel in panels if panel[0]]
     if not panels:
         raise ValueError(f"{log}: no column with 'loss' or 'AP' holds a number")

@@ -12,7 +12,13 @@ from pac_keras.evaluation.report import write_metrics
 from pac_keras.training import checkpoint
 from pac_keras.training.pictures import draw_predictions
 
-AP_NAMES = {"val_box_AP": "box", "val_mask_AP": "mask"}
+LOGGED = {  # name in the logs -> where `evaluate_dataset` has it
+    "val_box_AP": ("box", "AP"),
+    "val_mask_AP": ("mask", "AP"),
+    "val_boundary_AP": ("boundary", "AP"),
+    "val_F_1px": ("boundary", "F_1px"),
+    "val_F_3px": ("boundary", "F_3px"),
+}
 
 
 def standard_callbacks(experiment, folder, steps, valid=None, state=None):
@@ -27,8 +33,15 @@ def standard_callbacks(experiment, folder, steps, valid=None, state=None):
     """
     callbacks = [StopOnNaN()]
     if valid is not None:
-        every, pictures = experiment.evaluate_every, experiment.pictures
-        callbacks.append(Evaluation(valid, folder, experiment.epochs, every, pictures))
+        evaluation = Evaluation(
+            valid,
+            folder,
+            experiment.epochs,
+            every=experiment.evaluate_every,
+            pictures=experiment.pictures,
+            boundary=experiment.boundary,
+        )
+        callbacks.append(evaluation)
     callbacks.append(Report(experiment.epochs, steps))
     callbacks.append(keras.callbacks.CSVLogger(folder / "log.csv", append=state is not None))
     if keras.backend.backend() == "tensorflow":  # Keras's callback writes through TensorFlow
@@ -40,11 +53,12 @@ def standard_callbacks(experiment, folder, steps, valid=None, state=None):
 
 
 class Evaluation(keras.callbacks.Callback):
-    """COCO AP of the validation data in the logs: `val_box_AP`, `val_mask_AP`, fractions of 1.
+    """COCO metrics of the validation data in the logs, under the names in `LOGGED`, fractions of 1.
 
-    After epochs without evaluation both are NaN, so that every row of the log has them. Put it
-    before the callbacks that read them (CSVLogger, `Checkpoint`, `Report`). Writes metrics.json,
-    and pictures/epoch_NNN.jpg with the predictions for the first validation pictures.
+    What was not measured (epochs without evaluation, boundary=False) is NaN, so that every row of
+    the log has all of them. Put it before the callbacks that read them (CSVLogger, `Checkpoint`,
+    `Report`). Writes metrics.json, and pictures/epoch_NNN.jpg with the predictions for the first
+    validation pictures.
 
     Args:
         dataset: validation `Dataset`.
@@ -52,23 +66,27 @@ class Evaluation(keras.callbacks.Callback):
         epochs: of the whole run; the last one is always evaluated.
         every: epochs between evaluations.
         pictures: number of pictures to draw; 0 = none.
+        boundary: also boundary AP and F.
     """
 
-    def __init__(self, dataset, folder, epochs, every=1, pictures=8):
+    def __init__(self, dataset, folder, epochs, every=1, pictures=8, boundary=True):
         super().__init__()
         self.dataset = dataset
         self.folder = folder
         self.epochs = epochs
         self.every = every
         self.pictures = pictures
+        self.boundary = boundary
 
     def on_epoch_end(self, epoch, logs=None):
-        logs.update(dict.fromkeys(AP_NAMES, math.nan))
+        logs.update(dict.fromkeys(LOGGED, math.nan))
         if (epoch + 1) % self.every and epoch + 1 != self.epochs:
             return
-        metrics = evaluate_dataset(self.model, self.dataset)
+        metrics = evaluate_dataset(self.model, self.dataset, self.boundary)
         write_metrics(self.folder / "metrics.json", metrics)
-        logs.update({name: metrics[kind]["AP"] for name, kind in AP_NAMES.items()})
+        for name, (kind, metric) in LOGGED.items():
+            if kind in metrics:
+                logs[name] = metrics[kind][metric]
         if self.pictures:
             sheet = self.folder / "pictures" / f"epoch_{epoch + 1:03d}.jpg"
             draw_predictions(self.model, self.dataset, sheet, self.pictures)
@@ -125,7 +143,7 @@ class StopOnNaN(keras.callbacks.Callback):
 
 
 class Report(keras.callbacks.Callback):
-    """A line per epoch: losses, AP, time used and left in the whole run; between, a line per step.
+    """A line per epoch: losses, metrics, time used and left in the run; between, a line per step.
 
     On a terminal the step's line is rewritten in place; elsewhere one is written every minute.
 
@@ -191,10 +209,10 @@ def duration(seconds):
 
 
 def _numbers(logs):
-    """ "loss 1.2  rpn 0.3  ...", what is NaN by design (no evaluation) left out."""
+    """ "loss 1.2  rpn 0.3  ...", what is NaN by design (not measured) left out."""
     shown = {
         name: float(value)
         for name, value in logs.items()
-        if not (name in AP_NAMES and math.isnan(value))
+        if not (name in LOGGED and math.isnan(value))
     }
     return "  ".join(f"{name} {value:.3g}" for name, value in shown.items())

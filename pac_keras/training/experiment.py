@@ -42,6 +42,7 @@ class Experiment:
     precision: a Keras dtype policy: "float32" or "mixed_bfloat16".
     evaluate_every: epochs between evaluations; the last epoch is always evaluated.
     pictures: validation pictures drawn with their predictions at each evaluation.
+    boundary: evaluations also measure boundary AP and F (slower).
     weights: file to start from, or None; see `pac_keras.weights.start_from`.
     """
 
@@ -63,6 +64,7 @@ class Experiment:
     precision: str = "float32"
     evaluate_every: int = 1
     pictures: int = 8
+    boundary: bool = True
     weights: str | None = None
 
     def __post_init__(self):

@@ -99,6 +99,7 @@ def test_overrides_of_fields_and_arguments():
     expected = {"names": "xyz", "preprocessing": Preprocessing(short_side=256)}
     assert changed.train.keywords == expected
     assert apply_overrides(changed, ["--clip_norm", "none"]).clip_norm is None
+    assert changed.boundary and not apply_overrides(changed, ["--boundary", "false"]).boundary
     assert start.epochs == 20
     assert start.model.keywords == {"channels": 64}
 
@@ -108,6 +109,7 @@ def test_overrides_of_fields_and_arguments():
     [
         (["--epoch", "3"], "--epoch: no such field; did you mean 'epochs'?"),
         (["--epochs", "3.5"], "--epochs: expected int, received '3.5'"),
+        (["--boundary", "1"], "--boundary: expected bool, received '1'"),
         (["--epochs", "true"], "--epochs: expected int, received 'true'"),
         (["--learning_rate", "fast"], "--learning_rate: expected float, received 'fast'"),
         (["--clip_norm", "x"], "--clip_norm: expected float or NoneType, received 'x'"),
