@@ -8,7 +8,8 @@ The way of the data, and where each step lives:
            -> Rois                 proposals/: anchors, RPN, suppression
     Rois -> features               roi/: RoIAlign, the sources of a system
          -> boxes, classes         cascade.py with heads/box.py
-         -> masks, quality         heads/mask.py, heads/quality.py, heads/semantic.py
+         -> masks, quality         heads/mask.py, heads/refine_mask.py, heads/quality.py,
+                                   heads/semantic.py, heads/context.py
          -> Detections             detections/select.py, detections/paste.py
     Batch -> losses                systems/<name>.py `training_losses`, trained by systems/base.py
 """
@@ -22,6 +23,8 @@ from pac_keras.systems.htc import HTC
 from pac_keras.systems.mask_rcnn import MaskRCNN
 from pac_keras.systems.ms_rcnn import MaskScoringRCNN
 from pac_keras.systems.pac import PAC
+from pac_keras.systems.refinemask import RefineMask
+from pac_keras.systems.scnet import SCNet
 from pac_keras.training import schedule as _schedule  # noqa: F401 (load_model finds it)
 
 __all__ = [
@@ -34,6 +37,8 @@ __all__ = [
     "Images",
     "MaskRCNN",
     "MaskScoringRCNN",
+    "RefineMask",
+    "SCNet",
     "data",
     "predict",
     "weights",

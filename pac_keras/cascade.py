@@ -11,6 +11,7 @@ from pac_keras.heads.box import BoxHead
 _IOU_THRESHOLDS = (0.5, 0.6, 0.7)
 _DELTA_SCALES = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 _LOSS_WEIGHTS = (1.0, 0.5, 0.25)
+BOX_LOSSES = tuple(f"stage{i}_{part}" for i in (1, 2, 3) for part in ("class", "box"))
 STAGE_LOSSES = tuple(f"stage{i}_{part}" for i in (1, 2, 3) for part in ("class", "box", "mask"))
 
 
@@ -56,6 +57,10 @@ class BoxStage(layers.Layer):
         logits, deltas = self(pool(rois.boxes, 7))
         count = rois.boxes.shape[1]
         return tuple(ops.reshape(x, (-1, count, *x.shape[1:])) for x in (logits, deltas))
+
+    def hidden(self, pool, boxes):
+        """What the head knows of `boxes` `[B, R, 4]` before it answers: `[B * R, fc_channels]`."""
+        return self.head.hidden(pool(boxes, 7))
 
     def refine(self, rois, deltas, sizes):
         """`rois` moved by `deltas`, inside the pictures, without gradient.

@@ -87,6 +87,28 @@ def conv_relu(filters, kernel_size=3, **kwargs):
     )
 
 
+class ResidualBlock(layers.Layer):
+    """Two 3x3 convolutions with bias around a shortcut; no normalisation, no ReLU behind the sum.
+
+    `call([B, H, W, filters]) -> [B, H, W, filters]`. Source: Vu et al. 2021 (SCNet), public code.
+    """
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(**kwargs)
+        self.first = conv_relu(filters)
+        self.second = layers.Conv2D(filters, 3, padding="same", kernel_initializer=relu_init())
+
+    def call(self, x):
+        return x + self.second(self.first(x))
+
+
+def conv_stack(filters, num_convs, residual=False):
+    """`num_convs` 3x3 convolutions with ReLU, or half as many ResidualBlocks, as a list."""
+    if residual:
+        return [ResidualBlock(filters) for _ in range(num_convs // 2)]
+    return [conv_relu(filters) for _ in range(num_convs)]
+
+
 def resize_bilinear(x, size, align_corners=False):
     """`x` `[B, h, w, C]` resized to `size` (height, width; numbers or scalar tensors), bilinear.
 

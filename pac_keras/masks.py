@@ -133,6 +133,27 @@ def _paste_weights(frame_sides, length, pixels):
     return hat * ops.cast(end > start, "float32")[..., None]
 
 
+def boundary(masks, width):
+    """Where masks have their border: 1 on cells in whose surroundings enough cells are different.
+
+    The surroundings are the (2 width + 1)^2 cells around a cell; more than a tenth of them must
+    differ from it. Outside the grid is background, so that a mask ends at the grid's edge.
+
+    Args:
+        masks: float32 `[N, h, w]`, 0 or 1.
+        width: cells, at least 1.
+
+    Returns:
+        float32 `[N, h, w]`, 0 or 1.
+
+    Source: RefineMask's public code (the text says "any differing cell").
+    """
+    side = 2 * width + 1
+    padded = ops.pad(masks[..., None], ((0, 0), (width, width), (width, width), (0, 0)))
+    share = ops.average_pool(padded, side, strides=1)[..., 0]
+    return ops.cast(ops.abs(masks - share) > 0.1, "float32")
+
+
 def mask_iou(first, second):
     """IoU of masks row by row: 0/1 float32 `[..., h, w]` twice -> `[...]`; 0 for two empty ones."""
     shared = ops.sum(first * second, axis=(-2, -1))

@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
-from builders import numpy, weight_gradients
-from keras import ops
+from builders import count_weights, numpy, weight_gradients
+from keras import layers, ops
 
 from pac_keras.layers import (
     BatchNorm,
     ConvNorm,
+    ResidualBlock,
     conv_relu,
+    conv_stack,
     normal_init,
     pad_borders,
     relu_init,
@@ -126,3 +128,21 @@ def test_initial_weights():
     assert out.shape == (1, 5, 7, 8)
     assert out.min() == 0
     assert not numpy(layer.bias).any()
+
+
+def test_residual_block_adds_and_does_not_rectify():
+    block = ResidualBlock(3)
+    x = np.random.default_rng(1).normal(size=(2, 5, 6, 3)).astype("float32")
+    expected = x + numpy(block.second(block.first(x)))
+    np.testing.assert_allclose(numpy(block(x)), expected, atol=1e-6)
+    assert numpy(block.first(x)).min() == 0 and expected.min() < 0
+
+
+def test_convolutions_as_a_stack_or_in_blocks():
+    x = np.zeros((1, 4, 4, 5), "float32")
+    for residual, kind in ((False, layers.Conv2D), (True, ResidualBlock)):
+        stack = conv_stack(5, 4, residual)
+        for layer in stack:
+            layer(x)
+        assert {type(layer) for layer in stack} == {kind}
+        assert sum(count_weights(layer) for layer in stack) == 4 * (9 * 5 * 5 + 5)

@@ -149,3 +149,26 @@ def test_mask_iou_by_hand():
     a[0, :2], b[0, 1:] = 1, 1  # 8 and 12 cells, 4 of them shared
     np.testing.assert_allclose(numpy(masks.mask_iou(a, b)), [4 / 16, 0])
     np.testing.assert_allclose(numpy(masks.mask_iou(a, a)), [1, 0])
+
+
+BORDERS = {  # of rows 2..6, columns 0..3 of an 8 x 8 grid; RefineMask's public code
+    1: "00000000/11111000/11111000/10011000/10011000/10011000/11111000/11111000",
+    2: "11110000/11111000/11111100/11111100/11111100/11111100/11111100/11111000",
+}
+
+
+@pytest.mark.parametrize("width", BORDERS)
+def test_boundary_as_the_public_code_draws_it(width):
+    mask = np.zeros((1, 8, 8), "float32")
+    mask[0, 2:7, :4] = 1
+    expected = [[float(cell) for cell in row] for row in BORDERS[width].split("/")]
+    np.testing.assert_array_equal(numpy(masks.boundary(mask, width))[0], expected)
+
+
+def test_boundary_of_nothing_and_of_everything():
+    both = np.stack([np.zeros((6, 6)), np.ones((6, 6))]).astype("float32")
+    found = numpy(masks.boundary(both, 1))
+    assert not found[0].any()
+    inside = np.ones((6, 6))
+    inside[1:-1, 1:-1] = 0  # outside the grid is background
+    np.testing.assert_array_equal(found[1], inside)

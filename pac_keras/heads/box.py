@@ -32,10 +32,15 @@ class BoxHead(layers.Layer):
         )
 
     def call(self, features):
+        x = self.hidden(features)
+        return self.classes(x), ops.reshape(self.deltas(x), (-1, *self.delta_shape))
+
+    def hidden(self, features):
+        """What the last dense layer knows of each region, `[N, fc_channels]`."""
         x = ops.reshape(features, (-1, math.prod(features.shape[1:])))
         for dense in self.dense:
             x = dense(x)
-        return self.classes(x), ops.reshape(self.deltas(x), (-1, *self.delta_shape))
+        return x
 
 
 def deltas_of(deltas, labels):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from keras import layers, ops
 
 from pac_keras.choices import check_choice
-from pac_keras.layers import conv_relu, normal_init, relu_init
+from pac_keras.layers import conv_relu, conv_stack, normal_init, relu_init
 from pac_keras.losses import binary_cross_entropy
 from pac_keras.masks import roi_targets
 from pac_keras.structures import Tensor
@@ -20,12 +20,25 @@ class MaskHead(layers.Layer):
     `call(features [N, 14, 14, C], carried=None) -> (hidden [N, 14, 14, channels],
     logits [N, 28, 28, K])`, logits float32. `carried` is the previous head's `hidden`; a head
     built with `takes_carried` passes it through a 1x1 convolution and adds it to its features.
+
+    Args:
+        num_classes: K.
+        channels, num_convs, residual: see `conv_stack`.
+        takes_carried: see above.
     """
 
-    def __init__(self, num_classes, channels=256, takes_carried=False, num_convs=4, **kwargs):
+    def __init__(
+        self,
+        num_classes,
+        channels=256,
+        takes_carried=False,
+        num_convs=4,
+        residual=False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.relay = conv_relu(channels, 1) if takes_carried else None
-        self.convs = [conv_relu(channels) for _ in range(num_convs)]
+        self.convs = conv_stack(channels, num_convs, residual)
         self.upsample = layers.Conv2DTranspose(
             channels, 2, strides=2, activation="relu", kernel_initializer=relu_init()
         )
@@ -83,6 +96,11 @@ def stage_masks(outputs, labels, stage="ensemble"):
     check_choice("test_mask_stage", stage, ("ensemble", *range(1, len(outputs) + 1)))
     chosen = outputs if stage == "ensemble" else [outputs[stage - 1]]
     masks = sum(ops.sigmoid(of_class(output.logits, labels)) for output in chosen) / len(chosen)
+    return by_detection(masks, labels)
+
+
+def by_detection(masks, labels):
+    """`[B * D, h, w]` as `[B, D, h, w]`, zeros where `labels` `[B, D]` say that nothing is."""
     masks = ops.reshape(masks, (-1, labels.shape[1], *masks.shape[1:]))
     return masks * ops.cast(labels >= 0, "float32")[..., None, None]
 

@@ -1,30 +1,34 @@
-"""Semantic branches: features at stride 8 for the box and mask branches, and a segmentation.
+"""Semantic branches: features for the box and mask branches, and a segmentation, with its loss.
 
-All branches answer `(features [B, H/8, W/8, channels], logits [B, H/8, W/8, S])`; logits float32.
+Those of the cascades answer `(features [B, H/8, W/8, channels], logits [B, H/8, W/8, S])`, logits
+float32; RefineMask's `ObjectSemanticHead` works at stride 4.
 """
 
 from keras import layers, ops
 
 from pac_keras.choices import check_choice
-from pac_keras.layers import conv_relu, normal_init, resize_bilinear
-from pac_keras.losses import cross_entropy
-from pac_keras.structures import IGNORED_PIXEL
+from pac_keras.layers import conv_relu, conv_stack, normal_init, relu_init, resize_bilinear
+from pac_keras.losses import binary_cross_entropy, cross_entropy
+from pac_keras.masks import paste
+from pac_keras.structures import CROWD, IGNORED_PIXEL
 
 _DILATIONS = (6, 12, 18)
+_OBJECT_STRIDE = 4
 
 
 class FusedSemanticHead(layers.Layer):
     """HTC's branch: all levels of the pyramid brought to stride 8 and summed, four convolutions.
 
     Each level is resized first and convolved (1x1, ReLU) afterwards, as in HTC's public code.
+    `residual` makes two ResidualBlocks of the four, as in SCNet's.
 
     Source: Chen et al. 2019, section 3.3.
     """
 
-    def __init__(self, num_semantic_classes, channels=256, **kwargs):
+    def __init__(self, num_semantic_classes, channels=256, residual=False, **kwargs):
         super().__init__(**kwargs)
         self.lateral = [conv_relu(channels, 1) for _ in range(5)]
-        self.convs = [conv_relu(channels) for _ in range(4)]
+        self.convs = conv_stack(channels, 4, residual)
         self.embedding = conv_relu(channels, 1)
         self.logits = _semantic_logits(num_semantic_classes)
 
@@ -107,6 +111,28 @@ class ASPP(layers.Layer):
         return self.fuse(ops.concatenate([*(conv(x) for conv in self.branches), pooled], axis=-1))
 
 
+class ObjectSemanticHead(layers.Layer):
+    """RefineMask's branch: features at stride 4, and whether a cell belongs to any object.
+
+    `call(P2 [B, h, w, C]) -> (features [B, h, w, channels], logits float32 [B, h, w, 1])`; None
+    instead of logits if not `supervised`. Source: Zhang et al. 2021, section 3.1.
+    """
+
+    def __init__(self, channels, supervised, **kwargs):
+        super().__init__(**kwargs)
+        self.convs = conv_stack(channels, 4)
+        self.logits = (
+            layers.Conv2D(1, 1, kernel_initializer=relu_init(), dtype="float32")
+            if supervised
+            else None
+        )
+
+    def call(self, x):
+        for conv in self.convs:
+            x = conv(x)
+        return x, None if self.logits is None else self.logits(x)
+
+
 def semantic_head(kind, num_semantic_classes, channels=256, decoder_convs=2):
     """The semantic branch "paspe", "aspp" or "htc"; None for "none".
 
@@ -139,3 +165,34 @@ def semantic_loss(logits, target):
     counted = ops.cast(target != IGNORED_PIXEL, "float32")
     error = cross_entropy(logits, ops.where(target != IGNORED_PIXEL, target, 0))
     return ops.sum(counted * error), ops.sum(counted)
+
+
+def object_loss(logits, ground_truth, sizes):
+    """Binary cross entropy of the semantic map's `logits` `[B, h, w, 1]` as (sum, count)."""
+    target, counted = object_target(ground_truth, sizes, *ops.shape(logits)[1:3])
+    error = counted * binary_cross_entropy(logits[..., 0], target)
+    return ops.sum(error), ops.sum(counted)
+
+
+def object_target(ground_truth, sizes, height, width):
+    """Which cells of the map belong to any object: (target, counted), float32 `[B, height, width]`.
+
+    A cell has an object if at least half of its four middle pixels have. Crowds and the padding do
+    not count (in the public code both are background).
+    """
+    labels = ground_truth.labels[..., None, None]
+    masks = ops.cast(ground_truth.masks, "float32")
+    objects, crowds = 0.0, 0.0
+    for y in (-0.5, 0.5):
+        for x in (-0.5, 0.5):
+            frames = (
+                ground_truth.mask_frames + ops.convert_to_tensor((x, y, x, y))
+            ) / _OBJECT_STRIDE
+            drawn = paste(masks, frames, height, width) >= 0.5
+            objects += ops.cast(ops.any(drawn & (labels >= 0), axis=1), "float32")
+            crowds += ops.cast(ops.any(drawn & (labels == CROWD), axis=1), "float32")
+    target = ops.cast(objects >= 2.0, "float32")
+    ends = ops.cast(sizes, "int32")[:, :, None, None]  # [B, 2, 1, 1]
+    rows, columns = (_OBJECT_STRIDE * ops.arange(n, dtype="int32") for n in (height, width))
+    inside = (rows[:, None] < ends[:, 0]) & (columns < ends[:, 1])
+    return target, ops.cast(inside & ((crowds < 2.0) | (objects >= 2.0)), "float32")

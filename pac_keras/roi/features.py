@@ -8,6 +8,7 @@ import math
 from keras import ops
 
 from pac_keras.choices import check_choice
+from pac_keras.layers import pad_borders
 from pac_keras.roi.align import roi_align
 
 _FINEST_SIDE = 56.0  # pixels: boxes of twice this side leave P2 for P3
@@ -38,19 +39,47 @@ def from_pyramid(pyramid, sampling_ratio=2, aligned=True):
     return source
 
 
+def from_map(features, stride, sampling_ratio=2):
+    """Source: the one map `features` `[B, H/stride, W/stride, C]` for all boxes."""
+
+    def source(boxes, size):
+        levels = ops.zeros(ops.shape(boxes)[:2], dtype="int32")
+        return roi_align([features], [stride], boxes, levels, size, sampling_ratio)
+
+    return source
+
+
+def points_of_map(features, stride):
+    """Source: one bilinear sample of the map at each cell's centre; the map is zero outside.
+
+    Source: RefineMask's public code (`grid_sample`); RoIAlign repeats the outermost cells instead.
+    """
+    framed = from_map(pad_borders(features, 1), stride, sampling_ratio=1)
+    return lambda boxes, size: framed(boxes + stride, size)
+
+
 def from_semantic(features, sampling_ratio=2):
     """Source: the stride-8 map `[B, H/8, W/8, C]` of a semantic branch.
 
     Always sampled at 14 x 14; smaller grids are means of it, as in HTC's public code.
     """
+    fine = from_map(features, _SEMANTIC_STRIDE, sampling_ratio)
 
     def source(boxes, size):
-        levels = ops.zeros(ops.shape(boxes)[:2], dtype="int32")
-        cut = roi_align([features], [_SEMANTIC_STRIDE], boxes, levels, _MASK_SIZE, sampling_ratio)
+        cut = fine(boxes, _MASK_SIZE)
         if size == _MASK_SIZE:
             return cut
         factor = _MASK_SIZE // size
         return ops.average_pool(cut, factor, strides=factor)
+
+    return source
+
+
+def from_context(context):
+    """Source: one vector of each picture, `[B, 1, 1, C]`, the same in every cell of every box."""
+
+    def source(boxes, size):
+        return ops.repeat(context, boxes.shape[1], axis=0)  # [B * R, 1, 1, C], to be broadcast
 
     return source
 

@@ -4,6 +4,7 @@ import keras
 
 from pac_keras.cascade import box_stage, boxes_of_classes
 from pac_keras.heads.box import box_loss, deltas_of, likely_labels
+from pac_keras.heads.context import feature_relays, relayed
 from pac_keras.heads.mask import mask_cascade, mask_heads, mask_loss, mask_targets, stage_masks
 from pac_keras.losses import absolute_error
 from pac_keras.roi.features import from_pyramid
@@ -18,6 +19,7 @@ class MaskRCNN(TwoStageSegmenter):
     Args:
         num_classes, backbone, **shared: see `TwoStageSegmenter`.
         interleaved: masks are trained on the refined boxes (HTC, table 3).
+        feature_relay: the mask head also receives what the box head knows (SCNet, table 4).
         aligned: see `roi_align`; False for torchvision's weights.
     """
 
@@ -27,6 +29,7 @@ class MaskRCNN(TwoStageSegmenter):
         backbone="resnet50",
         *,
         interleaved=False,
+        feature_relay=False,
         aligned=True,
         max_proposals=(1000, 1000),
         **shared,
@@ -35,6 +38,7 @@ class MaskRCNN(TwoStageSegmenter):
         self.interleaved, self.aligned = interleaved, aligned
         self.stage = box_stage(num_classes, self.fc_channels)
         self.mask_heads = mask_heads(1, num_classes, self.channels)
+        self.relay = feature_relays(1, self.channels, feature_relay)[0]
         self.finish(*RPN_LOSSES, "class", "box", "mask")
 
     def call(self, images):
@@ -42,7 +46,7 @@ class MaskRCNN(TwoStageSegmenter):
         pool = from_pyramid(pyramid, self.sampling_ratio, self.aligned)
         rois = self.propose(self.rpn(pyramid), images.sizes)
         found = self.select(*boxes_of_classes(self.stage, pool, rois, images.sizes))
-        outputs = mask_cascade(self.mask_heads, pool(found.boxes, 14))
+        outputs = self.mask_outputs(pool, found.boxes)
         return found._replace(masks=stage_masks(outputs, found.labels))
 
     def training_losses(self, batch, training=True):
@@ -61,7 +65,12 @@ class MaskRCNN(TwoStageSegmenter):
             rois = self.stage.refine(sampled, deltas, images.sizes)
             sampled, matches = self.sample(rois, truth, self.stage.iou_threshold)
         sampled, matches = positives(sampled, matches)
-        outputs = mask_cascade(self.mask_heads, pool(sampled.boxes, 14))
+        outputs = self.mask_outputs(pool, sampled.boxes)
         targets = mask_targets(sampled, matches, truth, images.sizes)
         losses["mask"] = mask_loss(outputs[-1].logits, targets, matches)
         return losses
+
+    def mask_outputs(self, pool, boxes):
+        """The mask head's answer for `boxes` `[B, R, 4]`: one MaskOutput."""
+        features = relayed(pool(boxes, 14), self.relay, self.stage, pool, boxes)
+        return mask_cascade(self.mask_heads, features)

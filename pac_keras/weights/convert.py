@@ -8,7 +8,7 @@ from pac_keras.data.image import Preprocessing
 from pac_keras.weights.mmdet import load_mmdet, tensors_of
 from pac_keras.weights.torchvision import load_maskrcnn
 
-SYSTEMS = ("MaskRCNN", "CascadeMaskRCNN", "MaskScoringRCNN", "HTC")
+SYSTEMS = ("MaskRCNN", "CascadeMaskRCNN", "MaskScoringRCNN", "HTC", "SCNet", "RefineMask")
 _COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 _COCO_NAMES = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,"
@@ -23,7 +23,7 @@ _COCO_NAMES = (
 
 
 def convert(checkpoint, system="MaskRCNN", backbone="resnet50", categories=None):
-    """The model of a checkpoint of mmdetection or of torchvision's Mask R-CNN.
+    """The model of a checkpoint of mmdetection, RefineMask's code, or torchvision's Mask R-CNN.
 
     RoIAlign samples as the weights were trained: adaptively (mmdetection), or twice per axis and
     not aligned (torchvision).
@@ -45,6 +45,8 @@ def convert(checkpoint, system="MaskRCNN", backbone="resnet50", categories=None)
     tensors = tensors_of(checkpoint)
     torchvision = "backbone.body.conv1.weight" in tensors
     arguments = _torchvision_sizes(tensors) if torchvision else _sizes(tensors, checkpoint)
+    if system == "RefineMask":
+        arguments |= _refinemask_head(tensors)
     if system == "HTC" and "num_semantic_classes" not in arguments:
         arguments["semantic"] = "none"
     model = getattr(pac_keras, system)(backbone=backbone, **arguments)
@@ -73,6 +75,15 @@ def _sizes(tensors, checkpoint):
         "sampling_ratio": 0,
     }
     return arguments | ({"num_semantic_classes": rows(semantic)} if semantic in tensors else {})
+
+
+def _refinemask_head(tensors):
+    """Which of RefineMask's heads the tensors belong to."""
+    prefix = "roi_head.mask_head."
+    if f"{prefix}stage_instance_logits.0.weight" in tensors:
+        return {"variant": "simple"}
+    last = tensors.get(f"{prefix}final_instance_logits.weight", ())
+    return {"class_agnostic_last": len(last) == 1}
 
 
 def _torchvision_sizes(tensors):

@@ -7,7 +7,8 @@ ours are not.
 
 import numpy as np
 
-from pac_keras.weights.mmdet import backbone, load_tensors, names, tensors_of
+from pac_keras.weights.mmdet import load_tensors, tensors_of
+from pac_keras.weights.names import backbone, names
 
 _PARTS = (  # theirs -> mmdetection's; numbers in the names stay
     ("backbone.body.", "backbone."),

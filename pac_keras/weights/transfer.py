@@ -5,7 +5,8 @@ import pathlib
 import keras
 
 from pac_keras.weights.files import ENDINGS
-from pac_keras.weights.mmdet import load_tensors, names, tensors_of
+from pac_keras.weights.mmdet import load_tensors, tensors_of
+from pac_keras.weights.names import names
 from pac_keras.weights.torchvision import load_backbone, load_maskrcnn
 
 

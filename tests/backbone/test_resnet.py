@@ -7,7 +7,7 @@ from keras import ops
 
 from pac_keras.backbone.resnet import ARCHITECTURES, Architecture, ResNet
 from pac_keras.layers import BatchNorm
-from pac_keras.weights.mmdet import backbone
+from pac_keras.weights.names import backbone
 
 REFERENCE = np.load(Path(__file__).parents[1] / "data" / "backbone_reference.npz")
 PIXELS = np.random.default_rng(0).normal(size=(2, 64, 96, 3)).astype("float32")

@@ -12,12 +12,13 @@ import sys
 from tests.parity.backbones import compare_backbones
 from tests.parity.fixture import Fixture
 from tests.parity.operations import compare_operations
+from tests.parity.refinemask import compare_refinemask
 from tests.parity.systems import compare_system
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
-    parser.add_argument("fixture", help=".npz file: a whole model, backbones or operations")
+    parser.add_argument("fixture", help=".npz file: a whole model, heads, backbones or operations")
     parser.add_argument("--system", help="class to build instead of the fixture's own, e.g. PAC")
     parser.add_argument("--forward", action="store_true", help="leave the training part out")
     arguments = parser.parse_args()
@@ -26,6 +27,8 @@ def main():
         compare_system(fixture, arguments.system, training=not arguments.forward)
     elif fixture.under("roi_align/"):
         compare_operations(fixture)
+    elif fixture.under("refine/"):
+        compare_refinemask(fixture, training=not arguments.forward)
     else:
         compare_backbones(fixture)
     return 0 if fixture.report() else 1

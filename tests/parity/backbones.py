@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from pac_keras.backbone.resnet import ARCHITECTURES, Architecture, ResNet
-from pac_keras.weights.mmdet import backbone
+from pac_keras.weights.names import backbone
 
 _NAME = re.compile(r"(resnet50_pytorch|resnet50_caffe|resnext50_g(?P<groups>\d+)x(?P<width>\d+))")
 

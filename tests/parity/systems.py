@@ -15,7 +15,7 @@ from pac_keras.roi import sampling
 from pac_keras.roi.sampling import NO_OBJECT
 from pac_keras.systems import base_two_stage
 from pac_keras.weights import load_mmdet, to_mmdet
-from pac_keras.weights.mmdet import names
+from pac_keras.weights.names import names
 from tests.parity.recorder import recorded
 
 SYSTEMS = {
@@ -23,6 +23,7 @@ SYSTEMS = {
     "CascadeRCNN": "CascadeMaskRCNN",
     "MaskScoringRCNN": "MaskScoringRCNN",
     "HybridTaskCascade": "HTC",
+    "SCNet": "SCNet",
 }
 LEVELS = (2, 3, 4, 5, 6)
 
@@ -96,11 +97,16 @@ def _compare_maps(fixture, model, images):
         features, logits = model.semantic(pyramid)
         fixture.compare("semantic/feat", _nchw(features), "features")
         fixture.compare("semantic/logits", _nchw(logits), "logits")
+    if "glbctx/feat" in fixture:
+        context, logits = model.context(pyramid[6])
+        fixture.compare("glbctx/feat", _nchw(context), "features")
+        fixture.compare("glbctx/logits", logits, "logits")
 
 
 def _compare_detections(fixture, model, images):
     places = (
         (cascade.BoxStage, "predict"),
+        (box_module.BoxHead, "hidden"),
         (base_two_stage, "select"),
         (mask_module.MaskHead, "call"),
         (quality_module.MaskQualityHead, "call"),
@@ -130,10 +136,28 @@ def _compare_detections(fixture, model, images):
             fixture.compare(f"mask/s{k}/res_feat_first8", _nchw(hidden[:8]), "features")
     if "mask/iou_preds" in fixture:
         fixture.compare("mask/iou_preds", _array(calls["call"][-1].result), "logits")
+    if "relay/in" in fixture:
+        _compare_relay(fixture, model, found, calls)
     _compare_final(fixture, found)
     if last_alone:
         model.test_mask_stage = "ensemble"
         _compare_mean_mask(fixture, model(images))
+
+
+def _compare_relay(fixture, model, found, calls):
+    """SCNet's last box stage, run once more on what was found, and what it relays."""
+    for k, call in enumerate(calls["hidden"][:-1]):
+        fixture.compare(f"box/s{k}/relayed_feat", call.result, "features")
+    group, hidden = "mask/relay_box_forward", calls["hidden"][-1].result
+    rois = calls["predict"][-1].arguments[2]._replace(boxes=found.boxes)
+    logits, deltas = model.stages[-1].predict(calls["predict"][-1].arguments[1], rois)
+    fixture.compare(f"{group}/rois", _with_picture(found.boxes), "boxes")
+    fixture.compare(f"{group}/cls_logits", _array(logits)[0], "logits")
+    fixture.compare(f"{group}/bbox_deltas", _rows(deltas), "logits")
+    fixture.compare(f"{group}/relayed_feat", hidden, "features")
+    fixture.compare("relay/in", hidden, "features")
+    relayed = model.relays[0](hidden)
+    fixture.compare("relay/out_first4", _nchw(relayed[:4]), "features")
 
 
 def _compare_mean_mask(fixture, found):
@@ -261,7 +285,6 @@ def _compare_stages(fixture, model, calls):
     # Each stage samples once for its boxes and, interleaved, once more for its masks.
     samples = calls["sample_rois"]
     per_stage = len(samples) // len(calls["predict"])
-    num_classes = model.num_classes
     for k, ((_, _, rois), (logits, deltas)) in enumerate(calls["predict"]):
         sample, matches = samples[k * per_stage].result
         used = _array(sample.valid)[0] > 0
@@ -281,13 +304,15 @@ def _compare_stages(fixture, model, calls):
         accuracy = 100 * np.mean(logits.argmax(axis=1) == labels)
         loss = f"train/loss/s{k}.acc" if len(calls["predict"]) > 1 else "train/loss/acc"
         fixture.compare(loss, np.float32(accuracy), "loss")
-        # A mask head's output: every stage runs all heads before it, too.
-        of_stage = calls["call"][_last_head(model, k)].result
-        masks = int(_array(samples[(k + 1) * per_stage - 1].result[1].positive)[0].sum())
-        fixture.compare(f"train/mask_s{k}/logits", _nchw(of_stage[1])[:masks], "logits")
+    for k in range(len(calls["roi_targets"])):
+        # SCNet has one mask branch, behind the last stage; else each stage has one.
+        stage = k if len(calls["roi_targets"]) > 1 else len(calls["predict"]) - 1
+        # A mask head's output: with information flow a stage runs all heads before it, too.
+        logits = calls["call"][_last_head(model, k)].result[1]
+        masks = int(_array(samples[(stage + 1) * per_stage - 1].result[1].positive)[0].sum())
+        fixture.compare(f"train/mask_s{k}/logits", _nchw(logits)[:masks], "logits")
         targets = _array(calls["roi_targets"][k].result)[0][:masks]
         fixture.compare_masks(f"train/mask_s{k}/mask_targets", targets)
-    assert num_classes > 0
     if "train/mask_iou_preds" in fixture:
         count = len(fixture["train/mask_iou_targets"])
         fixture.compare("train/mask_iou_preds", _array(calls["call"][-1].result)[:count], "logits")
@@ -316,6 +341,7 @@ def _our_loss(name):
         "loss_rpn_bbox": "rpn_box",
         "loss_semantic_seg": "semantic",
         "loss_mask_iou": "quality",
+        "loss_glbctx": "context",
     }
     if name in fixed:
         return fixed[name]

@@ -11,11 +11,12 @@ import pytest
 
 from tests.parity.fixture import Fixture
 from tests.parity.operations import compare_operations
+from tests.parity.refinemask import compare_refinemask
 from tests.parity.systems import compare_system
 
 _ROOT = Path(__file__).parents[2]
 _DATA = _ROOT / "tests" / "data"
-_SYSTEMS = ("ms_rcnn", "htc")
+_SYSTEMS = ("ms_rcnn", "htc", "scnet")
 
 
 @pytest.mark.parametrize("name", _SYSTEMS)
@@ -31,6 +32,13 @@ def test_pac_with_parts_of_htc_is_htc():
     assert fixture.report()
 
 
+def test_heads_of_refinemask_agree_with_the_reference():
+    fixture = Fixture(_DATA / "refinemask_reference.npz")
+    compare_refinemask(fixture, training=keras.backend.backend() == "tensorflow")
+    assert fixture.report()
+    assert not fixture.excused
+
+
 def test_operations_agree_with_the_reference():
     fixture = Fixture(_DATA / "ops_reference.npz")
     compare_operations(fixture)
@@ -39,7 +47,7 @@ def test_operations_agree_with_the_reference():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", _SYSTEMS)
+@pytest.mark.parametrize("name", [*_SYSTEMS, "refinemask"])
 def test_systems_agree_with_the_reference_on_jax(name):
     """python -m pytest -m slow tests/parity"""
     command = [sys.executable, "-m", "tests.parity", _DATA / f"{name}_reference.npz", "--forward"]

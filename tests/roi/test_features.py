@@ -4,8 +4,11 @@ from builders import numpy
 
 from pac_keras.roi.features import (
     branch_sources,
+    from_context,
+    from_map,
     from_semantic,
     fuse,
+    points_of_map,
     roi_levels,
 )
 
@@ -61,3 +64,27 @@ def test_branches_that_receive_semantic_features(branches):
     assert found == [7 if "box" in branches else 5, 7 if "mask" in branches else 5]
     for source in branch_sources(pyramid, None, branches):
         assert numpy(source(BOXES[:, :1], 14))[0, 7, 7, 0] == 5
+
+
+def test_context_is_the_same_in_all_cells_of_a_picture():
+    context = np.float32([[1, 2, 3], [4, 5, 6]])[:, None, None]
+    features = lambda boxes, size: np.zeros((4, size, size, 3), "float32")  # noqa: E731
+    cut = numpy(fuse(features, from_context(context))(BOXES, 7))
+    assert cut.shape == (4, 7, 7, 3)
+    expected = np.repeat(context, 2, axis=0)
+    np.testing.assert_array_equal(cut, np.broadcast_to(expected, cut.shape))
+
+
+def test_points_of_a_map_fade_outside_and_rois_repeat_its_border():
+    ones = np.ones((1, 4, 4, 1), "float32")
+    box = np.float32([[[-6, 0, 10, 16]]])  # four points a row, at -1.5, -0.5, 0.5, 1.5 cells
+    points = numpy(points_of_map(ones, 4)(box, 4))[0, 1, :, 0]
+    np.testing.assert_allclose(points, [0.0, 0.5, 1.0, 1.0], atol=1e-6)
+    region = numpy(from_map(ones, 4, sampling_ratio=1)(box, 4))[0, 1, :, 0]
+    np.testing.assert_allclose(region, [0.0, 1.0, 1.0, 1.0], atol=1e-6)
+
+
+def test_points_are_one_bilinear_sample_a_cell():
+    ramp = np.broadcast_to(np.arange(10, dtype="float32")[None, None, :, None], (1, 8, 10, 1))
+    cut = numpy(points_of_map(ramp, 4)(np.float32([[[8, 8, 24, 24]]]), 2))
+    np.testing.assert_allclose(cut[0, 0, :, 0], [(12 / 4) - 0.5, (20 / 4) - 0.5], rtol=1e-5)

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 import tiny
 
-from pac_keras import HTC, PAC, CascadeMaskRCNN, MaskRCNN, MaskScoringRCNN
+from pac_keras import (
+    HTC,
+    PAC,
+    CascadeMaskRCNN,
+    MaskRCNN,
+    MaskScoringRCNN,
+    RefineMask,
+    SCNet,
+)
 
 tf = pytest.importorskip("tensorflow")
 
@@ -48,6 +56,40 @@ ROWS = {
     "PAC, mask of stage 3": (PAC, {}, {"test_mask_stage": 3}),
     "PAC, boxes": (PAC, {}, {"semantic_fusion": ("box",)}),
     "PAC, weight 0.2": (PAC, {}, {"semantic_loss_weight": 0.2}),
+    # SCNet's tables 2 and 3: sample consistency, relay, context; "none" is Cascade with a branch.
+    "SC naive": (SCNet, {}, {"sample_consistency": "naive"}),
+    "SC none": (SCNet, {}, {"sample_consistency": "none"}),
+    "SC none, no relay": (SCNet, {"sample_consistency": "none"}, {"feature_relay": False}),
+    "SC none, no context": (SCNet, {"sample_consistency": "none"}, {"global_context": False}),
+    "SCNet, no relay": (SCNet, {}, {"feature_relay": False}),
+    "SCNet, no context": (SCNet, {}, {"global_context": False}),
+    # Table 4: relay in other systems; table 5: weight of the context's loss.
+    "Mask R-CNN, relay": (MaskRCNN, {}, {"feature_relay": True}),
+    "Cascade, relay": (CascadeMaskRCNN, {}, {"feature_relay": True}),
+    "T5 context without loss": (SCNet, {}, {"global_context_weight": 0.0}),
+    "T5 context, weight 1": (SCNet, {}, {"global_context_weight": 1.0}),
+    "T5 context, weight 2": (SCNet, {}, {"global_context_weight": 2.0}),
+    "T5 context, weight 5": (SCNet, {}, {"global_context_weight": 5.0}),
+    "SCNet, masks on b3": (SCNet, {}, {"mask_rois": "b3"}),
+    "SCNet, plain convolutions": (SCNet, {}, {"residual_blocks": False}),
+    "SCNet, semantic weight 1": (SCNet, {}, {"semantic_loss_weight": 1.0}),
+    # RefineMask's tables 5 to 9: stages, fusion, semantic head, supervision, border.
+    "1 stage": (RefineMask, {}, {"num_stages": 1}),
+    "2 stages": (RefineMask, {}, {"num_stages": 2}),
+    "4 stages": (RefineMask, {"channels": 64}, {"num_stages": 4}),
+    "fusion 1x1": (RefineMask, {}, {"fusion": "conv1x1"}),
+    "fusion 3x3": (RefineMask, {}, {"fusion": "conv3x3"}),
+    "fusion parallel": (RefineMask, {}, {"fusion": "parallel"}),
+    "no semantic head": (RefineMask, {}, {"semantic_head": False}),
+    "whole masks": (RefineMask, {}, {"boundary_aware": False}),
+    "last scale alone": (RefineMask, {"boundary_aware": False}, {"deep_supervision": False}),
+    "border of width 1": (RefineMask, {}, {"boundary_width": 1}),
+    "border of width 3": (RefineMask, {}, {"boundary_width": 3}),
+    # The later head, LVIS's and Cityscapes' settings.
+    "simple head": (RefineMask, {}, {"variant": "simple"}),
+    "class-agnostic last scale": (RefineMask, {}, {"class_agnostic_last": True}),
+    "smooth L1": (RefineMask, {}, {"box_error": "smooth_l1"}),
+    "box losses once": (RefineMask, {}, {"box_loss_weight": 1.0}),
     # Baselines: interleaved execution (table 3 of HTC), and MS R-CNN's switches.
     "Mask R-CNN, interleaved": (MaskRCNN, {}, {"interleaved": True}),
     "Cascade, interleaved": (CascadeMaskRCNN, {}, {"interleaved": True}),
@@ -71,6 +113,16 @@ SLOW = {
     "PAC, mask of stage 3",
     "PAC, boxes",
     "PAC, weight 0.2",
+    "SC none, no context",
+    "T5 context, weight 1",
+    "T5 context, weight 2",
+    "T5 context, weight 5",
+    "SCNet, semantic weight 1",
+    "fusion parallel",
+    "border of width 3",
+    "smooth L1",
+    "box losses once",
+    "2 stages",
 }
 BATCH = tiny.batch((3,), ((64, 96),))
 _REFERENCES = {}
@@ -109,6 +161,8 @@ def _build(system, arguments):
     for stage in tiny.stages(model):  # fresh heads hardly move a box: all stages would see the same
         kernel = stage.head.deltas.kernel
         kernel.assign(100.0 * kernel)
+    if system is SCNet:  # whose masks see the last stage's regions, which hardly reach its 0.7
+        model.stages[-1].iou_threshold = 0.5
     return model
 
 

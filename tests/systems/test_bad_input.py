@@ -55,6 +55,11 @@ def check_choice_is_refused(system, name, value, expected):
         (pac_keras.PAC, "test_mask_stage", 4, "ensemble"),
         (pac_keras.CascadeMaskRCNN, "test_mask_stage", 4, "ensemble"),
         (pac_keras.PAC, "rescore", "box", "segm"),
+        (pac_keras.SCNet, "sample_consistency", "full", "effective"),
+        (pac_keras.SCNet, "mask_rois", "b1", "b2"),
+        (pac_keras.RefineMask, "variant", "fast", "simple"),
+        (pac_keras.RefineMask, "fusion", "sum", "sfm"),
+        (pac_keras.RefineMask, "box_error", "l2", "smooth_l1"),
         (pac_keras.PAC, "roi_fusion", "mean", "concat"),
         (pac_keras.MaskScoringRCNN, "rescore", "box", "segm"),
         (pac_keras.MaskScoringRCNN, "quality_threshold", "mask", "logit"),
@@ -82,6 +87,18 @@ def test_canvas_must_be_a_multiple_of_32(model):
         model(tiny.tensors(tiny.images(((64, 100),), (64, 100))))
 
 
+def test_refinemask_needs_channels_to_halve():
+    with pytest.raises(ValueError, match=r"`channels` must be a multiple of 8.*Received: 36"):
+        tiny.build(pac_keras.RefineMask, channels=36)
+    with pytest.raises(ValueError, match=r"at least 6 .*num_stages=4.*Received: 32"):
+        tiny.build(pac_keras.RefineMask, channels=32, num_stages=4)
+
+
+def test_refinemask_refines_only_masks_that_are_trained():
+    with pytest.raises(ValueError, match=r"deep_supervision.*boundary_aware=False"):
+        tiny.build(pac_keras.RefineMask, deep_supervision=False)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [{"norm": "frozen"}, {"frozen_stages": 1}],
@@ -96,7 +113,8 @@ def test_fit_refuses_frozen_random_weights(system, arguments):
 
 def test_fit_refuses_data_of_another_number_of_classes(system):
     data = shapes(count=2, size=64, training=True, batch_size=2)
-    wrong = system(data.num_classes + 1, **tiny.ARGUMENTS)
+    arguments = tiny.ARGUMENTS | tiny.OWN_ARGUMENTS.get(system, {})
+    wrong = system(data.num_classes + 1, **arguments)
     wrong.compile("sgd")
     found = f"{data.num_classes} categories.*num_classes={data.num_classes + 1}"
     with pytest.raises(ValueError, match=found):

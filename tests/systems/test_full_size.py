@@ -12,11 +12,12 @@ COUNTS = {
     ("HTC", "resnext101_32x4d"): 98_878_965,
     ("MaskRCNN", "resnet18"): 31_327_536,  # the baselines' others: tests/weights/test_layout.py
     ("CascadeMaskRCNN", "resnet18"): 64_255_806,
+    ("RefineMask", "resnet18"): 35_091_259,
     ("PAC", "resnet50"): 98_498_885,
     ("PAC", "resnet18"): 85_430_085,
     ("PAC", "resnext101_32x4d"): 117_119_557,
 }
-FAST = {("HTC", "resnet18"), ("PAC", "resnet18"), ("PAC", "resnet50")}
+FAST = {("RefineMask", "resnet18"), ("HTC", "resnet18"), ("PAC", "resnet18"), ("PAC", "resnet50")}
 MOST_MEMORY = 24  # GiB
 
 FULL_SIZE_STEP = """

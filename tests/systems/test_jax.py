@@ -10,11 +10,11 @@ pytest.importorskip("jax")
 pytest.importorskip("tensorflow")
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
+@pytest.fixture(scope="module", params=tiny.TRACED, ids=lambda system: system.__name__)
+def results(request, tmp_path_factory):
     """{backend: {"detections", "losses", "weights": {name: array}}}, and "before"."""
     folder = tmp_path_factory.mktemp("backends")
-    model = tiny.build(tiny.SYSTEMS[-1], seed=3)
+    model = tiny.build(request.param, seed=3)
     model.compile(keras.optimizers.SGD(0.02, momentum=0.9), clip_norm=1.0, run_eagerly=True)
     model.save(folder / "model.keras")
     batch = tiny.batch((3, 2))
@@ -40,7 +40,7 @@ def results(tmp_path_factory):
 
 def test_losses_agree(results):
     expected, found = results["tensorflow"]["losses"], results["jax"]["losses"]
-    assert len(expected) == 14 and all(value > 0 for value in expected.values())
+    assert len(expected) >= 6 and all(value > 0 for value in expected.values())
     for name in expected:
         assert found[name] == pytest.approx(expected[name], rel=1e-3), name
 

@@ -19,12 +19,14 @@ from pac_keras import (
     Images,
     MaskRCNN,
     MaskScoringRCNN,
+    RefineMask,
+    SCNet,
 )
 from pac_keras.boxes import clip_boxes
 from pac_keras.structures import CROWD, IGNORED_PIXEL, PADDING, Rois
 
-SYSTEMS = (MaskRCNN, CascadeMaskRCNN, MaskScoringRCNN, HTC, PAC)
-SEMANTIC = (HTC, PAC)  # those with a semantic branch
+SYSTEMS = (MaskRCNN, CascadeMaskRCNN, MaskScoringRCNN, RefineMask, HTC, SCNet, PAC)
+SEMANTIC = (HTC, SCNet, PAC)  # those with a branch that segments the whole picture
 # Tracing a training step takes half a minute: by default it is done for the largest system alone.
 TRACED = tuple(
     pytest.param(system, marks=[] if system is PAC else [pytest.mark.slow]) for system in SYSTEMS
@@ -44,6 +46,8 @@ ARGUMENTS = {
     "max_detections": 10,
     "sampling": "first",
 }
+# RefineMask halves its channels three times.
+OWN_ARGUMENTS = {RefineMask: {"channels": 32}}
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 
@@ -53,7 +57,12 @@ def build(system, seed=0, **arguments):
     keras.utils.set_random_seed(seed)
     if system in SEMANTIC:
         arguments = {"num_semantic_classes": SEMANTIC_CLASSES} | arguments
-    return system(CLASSES, **(ARGUMENTS | arguments))
+    return system(CLASSES, **(ARGUMENTS | OWN_ARGUMENTS.get(system, {}) | arguments))
+
+
+def mask_side(system):
+    """Cells per side of a system's masks."""
+    return 112 if system is RefineMask else 28
 
 
 def stages(model):

@@ -171,6 +171,36 @@ def test_htc_without_semantic_branch():
     assert convert(to_mmdet(model), "HTC", "resnet18").semantic is None
 
 
+@pytest.mark.parametrize(
+    ("system", "arguments"),
+    [
+        ("SCNet", {"num_semantic_classes": 17}),
+        ("RefineMask", {}),
+        ("RefineMask", {"class_agnostic_last": True}),
+        ("RefineMask", {"variant": "simple"}),
+    ],
+)
+def test_heads_are_read_off_the_checkpoint(system, arguments):
+    model = getattr(pac_keras, system)(80, "resnet18", **_SMALL, **arguments)
+    expected = to_mmdet(model)
+    found = convert(expected, system, "resnet18")
+    config = found.get_config()
+    assert {name: config[name] for name in arguments} == arguments
+    written = to_mmdet(found)
+    assert written.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(written[name], value, err_msg=name)
+
+
+def test_a_relay_s_rows_are_channels_first():
+    """Its bias draws 7 x 7 cells: ours cell by cell, theirs channel by channel."""
+    model = pac_keras.MaskRCNN(3, "resnet18", feature_relay=True, **_SMALL)
+    cells = np.arange(49, dtype="float32")[:, None] + 1000 * np.arange(32, dtype="float32")
+    model.relay.dense.bias.assign(cells.ravel())
+    found = to_mmdet(model)["roi_head.feat_relay_head.fc.bias"].reshape(32, 49)
+    np.testing.assert_array_equal(found, cells.T)
+
+
 def test_parts_that_no_published_checkpoint_has_are_told():
     model = pac_keras.PAC(5, "resnet18", num_semantic_classes=6, **_SMALL)
     with pytest.raises(ValueError, match=r"FusedSemanticHead.*AtrousSemanticHead"):

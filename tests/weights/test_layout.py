@@ -7,12 +7,13 @@ import pytest
 
 import pac_keras
 from pac_keras.weights import to_mmdet
-from pac_keras.weights.mmdet import names
+from pac_keras.weights.names import names
 
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 BLOCKS |= {f"resnext101_{kind}": (3, 4, 23, 3) for kind in ("32x4d", "64x4d")}
 GROUPS = {"resnext101_32x4d": (32, 2), "resnext101_64x4d": (64, 4)}  # and width over planes
-TENSORS = {"MaskRCNN": 360, "CascadeMaskRCNN": 400, "MaskScoringRCNN": 374, "HTC": 426}  # R50
+SYSTEMS = ("MaskRCNN", "CascadeMaskRCNN", "MaskScoringRCNN", "HTC", "SCNet", "RefineMask")
+TENSORS = dict(zip(SYSTEMS, (360, 400, 374, 426, 426), strict=False))  # of R50, where published
 PARAMETERS = {
     ("MaskRCNN", "resnet50"): 44_396_336,
     ("MaskRCNN", "resnet101"): 63_388_464,
@@ -27,9 +28,16 @@ PARAMETERS = {
     ("MaskScoringRCNN", "resnext101_32x4d"): 79_357_312,
     ("HTC", "resnet50"): 80_258_293,
     ("HTC", "resnext101_32x4d"): 98_878_965,
+    ("SCNet", "resnet50"): 94_799_269,
+    ("SCNet", "resnet101"): 113_791_397,
+    ("SCNet", "resnext101_32x4d"): 113_419_941,
+    ("SCNet", "resnext101_64x4d"): 152_697_509,
+    ("RefineMask", "resnet50"): 48_160_059,
+    ("RefineMask", "resnet101"): 67_152_187,
+    ("RefineMask", "resnext101_32x4d"): 66_780_731,
 }
-FAST = (("MaskRCNN", "resnet50"),)
-CASES = [(system, backbone) for system in TENSORS for backbone in BLOCKS]
+FAST = {(system, "resnet50") for system in ("MaskRCNN", "SCNet", "RefineMask")}
+CASES = [(system, backbone) for system in SYSTEMS for backbone in BLOCKS]
 
 
 def norm(name, channels):
@@ -77,17 +85,71 @@ def box_head(prefix, deltas):
     return table | layer(f"{prefix}fc_cls", 81, 1024) | layer(f"{prefix}fc_reg", deltas, 1024)
 
 
-def mask_head(prefix):
+def blocks(prefix, count):
+    """SCNet's pairs of convolutions."""
     table = {}
-    for i in range(4):
-        table |= layer(f"{prefix}convs.{i}.conv", 256, 256, 3, 3)
+    for i in range(count):
+        for number in (1, 2):
+            table |= layer(f"{prefix}convs.{i}.conv{number}", 256, 256, 3, 3)
+    return table
+
+
+def convs(prefix, count):
+    table = {}
+    for i in range(count):
+        table |= layer(f"{prefix}{i}.conv", 256, 256, 3, 3)
+    return table
+
+
+def mask_head(prefix, deep=False):
+    table = blocks(prefix, 6) if deep else convs(f"{prefix}convs.", 4)
     table |= {f"{prefix}upsample.weight": (256, 256, 2, 2), f"{prefix}upsample.bias": (256,)}
     return table | layer(f"{prefix}conv_logits", 80, 256, 1, 1)
 
 
-def layout(system, kind):
+def semantic_head(deep=False):
+    prefix, table = "roi_head.semantic_head.", {}
+    for i in range(5):
+        table |= layer(f"{prefix}lateral_convs.{i}.conv", 256, 256, 1, 1)
+    table |= blocks(prefix, 2) if deep else convs(f"{prefix}convs.", 4)
+    table |= layer(f"{prefix}conv_embedding.conv", 256, 256, 1, 1)
+    return table | layer(f"{prefix}conv_logits", 183, 256, 1, 1)
+
+
+def refine_mask_head(simple=False):
+    prefix = "roi_head.mask_head."
+    table = convs(f"{prefix}instance_convs.", 2) | convs(f"{prefix}semantic_convs.", 4)
+    if not simple:
+        table |= layer(f"{prefix}semantic_logits", 1, 256, 1, 1)
+    for k, c in enumerate((256, 128, 64)):
+        stage, guides = f"{prefix}stages.{k}.", 1 if simple else 2
+        table |= layer(f"{stage}semantic_transform_in", c, 256, 1, 1)
+        table |= layer(f"{stage}fuse_conv.0", c, 2 * c + guides, 1, 1)
+        for i in (1, 2, 3):
+            table |= layer(f"{stage}fuse_conv.1.dilation_conv_{i}.conv", c, c, 3, 3)
+        table |= layer(f"{stage}fuse_conv.1.merge_conv.conv", c, c, 1, 1)
+        table |= layer(f"{stage}fuse_transform_out", c // 2 - guides, c, 1, 1)
+        if simple:
+            table |= layer(f"{prefix}stage_instance_logits.{k}", 80, c, 1, 1)
+        else:
+            table |= layer(f"{stage}semantic_transform_out", c, c, 1, 1)
+            table |= layer(f"{stage}instance_logits", 80, c, 1, 1)
+    if simple:
+        return table | layer(f"{prefix}stage_instance_logits.3", 1, 32, 1, 1)
+    return table | layer(f"{prefix}final_instance_logits", 80, 32, 1, 1)
+
+
+def layout(system, kind, simple=False):
     """{name: shape} without the counters of batches."""
     table = backbone(kind) | pyramid_and_rpn()
+    if system == "RefineMask":
+        return table | box_head("roi_head.bbox_head.", 320) | refine_mask_head(simple)
+    if system == "SCNet":
+        for i in range(3):
+            table |= box_head(f"roi_head.bbox_head.{i}.", 4)
+        table |= mask_head("roi_head.mask_head.", deep=True) | semantic_head(deep=True)
+        table |= blocks("roi_head.glbctx_head.", 2) | layer("roi_head.glbctx_head.fc", 80, 256)
+        return table | layer("roi_head.feat_relay_head.fc", 12544, 1024)
     if system in ("MaskRCNN", "MaskScoringRCNN"):
         table |= box_head("roi_head.bbox_head.", 320) | mask_head("roi_head.mask_head.")
     else:
@@ -96,13 +158,7 @@ def layout(system, kind):
     if system == "HTC":
         for i in (1, 2):
             table |= layer(f"roi_head.mask_head.{i}.conv_res.conv", 256, 256, 1, 1)
-        prefix = "roi_head.semantic_head."
-        for i in range(5):
-            table |= layer(f"{prefix}lateral_convs.{i}.conv", 256, 256, 1, 1)
-        for i in range(4):
-            table |= layer(f"{prefix}convs.{i}.conv", 256, 256, 3, 3)
-        table |= layer(f"{prefix}conv_embedding.conv", 256, 256, 1, 1)
-        table |= layer(f"{prefix}conv_logits", 183, 256, 1, 1)
+        table |= semantic_head()
     if system == "MaskScoringRCNN":
         prefix = "roi_head.mask_iou_head."
         for i in range(4):
@@ -121,10 +177,19 @@ def test_names_and_shapes_are_the_published_ones(system, kind):
     model = getattr(pac_keras, system)(80, kind)
     expected = layout(system, kind)
     assert {name: tensor.shape() for name, tensor in names(model).items()} == expected
-    if kind == "resnet50":
+    if kind == "resnet50" and system in TENSORS:
         assert len(to_mmdet(model)) == TENSORS[system]
     learned = {n: shape for n, shape in expected.items() if "running" not in n}
     if (system, kind) in PARAMETERS:
         assert sum(map(np.prod, learned.values())) == PARAMETERS[system, kind]
     del model
     gc.collect()
+
+
+@pytest.mark.slow
+def test_refinemasks_simple_head():
+    model = pac_keras.RefineMask(80, "resnet50", variant="simple")
+    expected = layout("RefineMask", "resnet50", simple=True)
+    assert {name: tensor.shape() for name, tensor in names(model).items()} == expected
+    learned = [np.prod(shape) for name, shape in expected.items() if "running" not in name]
+    assert sum(learned) == 48_070_734
