@@ -32,8 +32,7 @@ class SCNet(TwoStageSegmenter):
         feature_relay: mask branches also receive what the box head knows (table 2).
         global_context: both branches also receive a vector of the whole picture (table 2).
         global_context_weight: of the loss of its classes; 0 leaves it unsupervised (table 5).
-        mask_rois: "b2": masks are trained on the regions that enter the last stage, as in the
-            public code; "b3": on what the stage makes of them, as the text says.
+        mask_rois: masks train on what enters the last stage, "b2" (the code), or leaves it, "b3".
         residual_blocks: a shortcut around every two convolutions of the deep branches.
     """
 
