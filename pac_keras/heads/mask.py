@@ -114,6 +114,29 @@ def of_class(maps, labels):
     return ops.take_along_axis(maps, labels, axis=-1)[..., 0]
 
 
+class ClassLogits(layers.Layer):
+    """A 1x1 convolution, of which each region computes the output of its own class alone.
+
+    `call(features [N, s, s, C], labels [B, R]) -> float32 [N, s, s]`; N = B * R. Of 80 classes'
+    logits at 112 cells a side, 100 regions would need 400 MB. Negative labels take class 0.
+    """
+
+    def __init__(self, num_classes, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.num_classes = num_classes
+
+    def build(self, features_shape, labels_shape=None):
+        shape = 1, 1, features_shape[-1], self.num_classes
+        self.kernel = self.add_weight(shape=shape, initializer=relu_init(), name="kernel")
+        self.bias = self.add_weight(shape=shape[-1:], initializer="zeros", name="bias")
+
+    def call(self, features, labels):
+        labels = ops.clip(ops.reshape(labels, (-1,)), 0, self.num_classes - 1)
+        kernel = ops.take(self.kernel[0, 0], labels, axis=1)  # [C, N]
+        bias = ops.take(self.bias, labels, axis=0)
+        return ops.einsum("nhwc,cn->nhw", features, kernel) + bias[:, None, None]
+
+
 def mask_targets(rois, matches, ground_truth, sizes, grid=28):
     """Target of each region, float32 `[B, R, grid, grid]`, 0 or 1. See `masks.roi_targets`."""
     frames, mask_frames = object_frames(matches, ground_truth)

@@ -10,8 +10,8 @@ the later one, here `simple`, without semantic supervision.
 from keras import layers, ops
 
 from pac_keras.choices import check_choice
-from pac_keras.heads.mask import mask_targets, of_class
-from pac_keras.layers import conv_relu, conv_stack, relu_init, resize_bilinear
+from pac_keras.heads.mask import ClassLogits, mask_targets
+from pac_keras.layers import conv_relu, conv_stack, resize_bilinear
 from pac_keras.losses import binary_cross_entropy
 from pac_keras.masks import boundary
 from pac_keras.roi.features import from_map, points_of_map
@@ -58,6 +58,7 @@ class RefineMaskHead(layers.Layer):
     ):
         super().__init__(**kwargs)
         check_choice("fusion", fusion, (*_DILATIONS, "conv3x3", "conv1x1"))
+        check_choice("num_stages", num_stages, (1, 2, 3, 4))
         widths = [channels // 2**i for i in range(num_stages)]
         if channels % 2**num_stages or widths[-1] < 6:
             raise ValueError(
@@ -70,7 +71,7 @@ class RefineMaskHead(layers.Layer):
             RefineStage(num_classes, width, fusion, semantic, simple, i + 1 == num_stages)
             for i, width in enumerate(widths)
         ]
-        self.logits = _mask_logits(1 if simple or class_agnostic_last else num_classes)
+        self.logits = ClassLogits(1 if simple or class_agnostic_last else num_classes)
 
     def call(self, features, labels, regions):
         x, scales = features, []
@@ -79,7 +80,7 @@ class RefineMaskHead(layers.Layer):
         for stage, inside in zip(self.stages, regions, strict=True):
             logits, x = stage(x, labels, inside)
             scales.append(logits)
-        last = of_class(self.logits(x), labels)
+        last = self.logits(x, labels)
         return [*scales, enlarge(last) if self.simple else last]
 
     def predict(self, pool, semantic, boxes, labels, sampling_ratio):
@@ -113,7 +114,7 @@ class RefineStage(layers.Layer):
         super().__init__(**kwargs)
         guided = semantic and not simple  # by the semantic mask, too
         self.simple, self.keeps_side = simple, simple and last
-        self.logits = _mask_logits(num_classes)
+        self.logits = ClassLogits(num_classes)
         self.map_conv = conv_relu(channels, 1) if semantic else None
         self.region_conv = conv_relu(channels, 1) if guided else None
         self.join = conv_relu(channels, 1)
@@ -132,7 +133,7 @@ class RefineStage(layers.Layer):
         return (inside,) if logits is None else (inside, cut(ops.sigmoid(logits), side))
 
     def call(self, features, labels, regions):
-        logits = of_class(self.logits(features), labels)
+        logits = self.logits(features, labels)
         inputs, guides = [features], [ops.sigmoid(logits)[..., None], *regions[1:]]
         for inside in regions[:1]:
             inputs.append(inside if self.region_conv is None else self.region_conv(inside))
@@ -171,10 +172,6 @@ def _fusion(kind, channels, with_mean):
     if kind in _DILATIONS:
         return [MultiBranchFusion(channels, _DILATIONS[kind], with_mean)]
     return [conv_relu(channels)] if kind == "conv3x3" else []
-
-
-def _mask_logits(classes):
-    return layers.Conv2D(classes, 1, kernel_initializer=relu_init(), dtype="float32")
 
 
 def enlarge(maps):

@@ -60,6 +60,7 @@ class RefineMask(TwoStageSegmenter):
         super().__init__(num_classes, backbone, max_proposals=max_proposals, **shared)
         check_choice("variant", variant, ("original", "simple"))
         check_choice("box_error", box_error, tuple(_BOX_ERRORS))
+        check_choice("boundary_width", boundary_width, (1, 2, 3))
         if boundary_aware and not deep_supervision:
             raise ValueError(
                 "Without `deep_supervision` there is no coarser mask whose border could be "

@@ -249,7 +249,7 @@ def _series(layers, pattern):
 
 def _layer(layer, name):
     table = {f"{name}.weight": Tensor(layer.kernel)}
-    return table | {f"{name}.bias": Tensor(layer.bias)} if layer.use_bias else table
+    return table | {f"{name}.bias": Tensor(layer.bias)} if layer.bias is not None else table
 
 
 def _dense_after_map(layer, name):

@@ -4,6 +4,7 @@ from builders import count_weights, gradient, ground_truth, matches, numpy, rois
 from keras import ops
 
 from pac_keras.heads.mask import (
+    ClassLogits,
     MaskHead,
     MaskOutput,
     mask_cascade,
@@ -136,3 +137,19 @@ def test_without_positives_the_loss_is_zero():
     found = matches([[0, 0]], [[3, PADDING]], [[0, 0]])
     logits, targets = np.ones((2, 28, 28, 3), "float32"), np.zeros((1, 2, 28, 28), "float32")
     assert tuple(map(float, mask_loss(logits, targets, found))) == (0, 0)
+
+
+def test_class_logits_are_those_of_a_convolution():
+    layer, labels = ClassLogits(3), np.int32([[1, 0, 2]])
+    features = np.random.default_rng(7).normal(size=(3, 5, 5, 4)).astype("float32")
+    found = numpy(layer(features, labels))
+    layer.bias.assign([1.0, 2.0, 3.0])
+    kernel = numpy(layer.kernel)
+    assert kernel.shape == (1, 1, 4, 3)
+    expected = features @ kernel[0, 0]
+    np.testing.assert_allclose(found, expected[range(3), ..., labels[0]], atol=1e-5)
+    biased = numpy(layer(features, labels)) - found
+    np.testing.assert_allclose(biased[:, 0, 0], [2, 1, 3], rtol=1e-5)
+    padding = numpy(layer(features, np.int32([[-1, -1, 3]])))  # the nearest classes
+    np.testing.assert_allclose(padding[0], expected[0, ..., 0] + 1, atol=1e-5)
+    np.testing.assert_allclose(padding[2], expected[2, ..., 2] + 3, atol=1e-5)

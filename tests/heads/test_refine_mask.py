@@ -4,7 +4,12 @@ from builders import count_weights, ground_truth, matches, numpy, rois
 from keras import ops
 
 from pac_keras.heads import refine_mask
-from pac_keras.heads.refine_mask import RefineMaskHead, enlarge, merge_scales, scale_losses
+from pac_keras.heads.refine_mask import (
+    RefineMaskHead,
+    enlarge,
+    merge_scales,
+    scale_losses,
+)
 from pac_keras.heads.semantic import ObjectSemanticHead, object_loss, object_target
 from pac_keras.layers import resize_bilinear
 from pac_keras.masks import boundary

@@ -60,6 +60,8 @@ def check_choice_is_refused(system, name, value, expected):
         (pac_keras.RefineMask, "variant", "fast", "simple"),
         (pac_keras.RefineMask, "fusion", "sum", "sfm"),
         (pac_keras.RefineMask, "box_error", "l2", "smooth_l1"),
+        (pac_keras.RefineMask, "boundary_width", 0, "1, 2, 3"),
+        (pac_keras.RefineMask, "num_stages", 5, "4"),
         (pac_keras.PAC, "roi_fusion", "mean", "concat"),
         (pac_keras.MaskScoringRCNN, "rescore", "box", "segm"),
         (pac_keras.MaskScoringRCNN, "quality_threshold", "mask", "logit"),
