@@ -27,6 +27,7 @@ experiment = Experiment(
         class_agnostic_last=True,
         score_threshold=1e-4,
         max_detections=300,
+        max_candidates=10000,  # at so low a threshold many pairs pass; 300 have to survive
     ),
     train=partial(
         coco,

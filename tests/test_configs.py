@@ -96,6 +96,7 @@ def test_refinemask_on_lvis():
         "class_agnostic_last": True,
         "score_threshold": 1e-4,
         "max_detections": 300,
+        "max_candidates": 10000,
     }
     data = experiment.train.keywords
     assert (data["repeat_threshold"], data["max_objects"]) == (0.001, 300)

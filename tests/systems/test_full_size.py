@@ -29,7 +29,7 @@ start = time.time()
 model = getattr(pac_keras, sys.argv[1])(80, "resnet50", frozen_stages=0, norm="batch")
 batch = tiny.batch((7,), ((800, 1333),), (800, 1344))
 found = model.predict(batch.images, verbose=0)
-assert found.masks.shape == (1, 100, 28, 28) and np.any(found.labels >= 0)
+assert found.masks.shape[:2] == (1, 100) and np.any(found.labels >= 0)
 print("predict", round(time.time() - start), "s")
 model.compile(keras.optimizers.SGD(0.01, momentum=0.9), clip_norm=10.0)
 history = model.fit(tiny.dataset([batch]), steps_per_epoch=1, verbose=0).history
@@ -51,7 +51,7 @@ def test_number_of_parameters(system, backbone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", ["HTC", "PAC"])
+@pytest.mark.parametrize("system", ["HTC", "SCNet", "RefineMask", "PAC"])
 def test_full_size_step_fits_into_memory(system):
     pytest.importorskip("tensorflow")
     output = tiny.run_python(["-c", FULL_SIZE_STEP, system], timeout=1800)
