@@ -132,9 +132,10 @@ class ClassLogits(layers.Layer):
 
     def call(self, features, labels):
         labels = ops.clip(ops.reshape(labels, (-1,)), 0, self.num_classes - 1)
-        kernel = ops.take(self.kernel[0, 0], labels, axis=1)  # [C, N]
-        bias = ops.take(self.bias, labels, axis=0)
-        return ops.einsum("nhwc,cn->nhw", features, kernel) + bias[:, None, None]
+        chosen = ops.one_hot(labels, self.num_classes)  # [N, K]: a gather's gradient is sparse
+        kernel = ops.matmul(chosen, ops.transpose(self.kernel[0, 0]))  # [N, C]
+        bias = ops.matmul(chosen, self.bias)
+        return ops.einsum("nhwc,nc->nhw", features, kernel) + bias[:, None, None]
 
 
 def mask_targets(rois, matches, ground_truth, sizes, grid=28):

@@ -19,7 +19,7 @@ from pac_keras.visualize import contact_sheet, draw
 
 PICTURES, SIZE = 60, 256  # of the validation split, pixels a side
 LARGE, FOUND = 4000, 0.8  # pixels; IoU
-CHOSEN, TILE, ZOOM = 6, 360, 4
+CHOSEN, TILE, ZOOM = 6, 260, 4
 
 
 def objects(source, models):

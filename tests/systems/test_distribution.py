@@ -26,7 +26,8 @@ def results(request, tmp_path_factory):
 
 def test_losses_of_unequal_shards(results):
     """One picture with one object, one with twelve: the sums are divided by common counts."""
-    assert set(results["one_step"]) >= {"loss", "rpn_box", "stage3_mask"}
+    assert {"loss", "rpn_box"} < set(results["one_step"])
+    assert any("mask" in name for name in results["one_step"])
     assert results["two_step"] == pytest.approx(results["one_step"], rel=1e-5, abs=1e-6)
 
 
@@ -57,7 +58,8 @@ def test_the_step_was_clipped(results):
 def test_history_and_evaluate_are_means_of_the_batches(results, what):
     """Shapes A, A, B, A; in `evaluate` also a last picture for which one device has no mate."""
     found, expected = results[f"two_{what}"], results[f"hand_{what}"]
-    assert found == pytest.approx(expected, rel=1e-4)
+    # RefineMask counts the pixels of a border, which a logit within rounding of 0 moves.
+    assert found == pytest.approx(expected, rel=5e-4)
 
 
 def test_predict_of_changing_shapes(results):
