@@ -106,7 +106,8 @@ class Experiment:
     def build_model(self, dataset):
         """The system for `dataset`'s classes.
 
-        Raises ExperimentError where the config holds another class count than the data.
+        Raises ExperimentError where the config holds another class count than the data, or where
+        the data has no semantic map for a branch that learns one.
         """
         function = getattr(self.model, "func", self.model)
         counts, accepted = {}, parameters(function)
@@ -120,6 +121,14 @@ class Experiment:
                     f"model.{name}: expected {counts[name]}, as in {dataset.source.name}, "
                     f"received {given}"
                 )
+        if (
+            counts.get("num_semantic_classes") == 0
+            and keywords(self.model).get("semantic") != "none"
+        ):
+            raise ExperimentError(
+                f"model: {function.__name__} learns a semantic map; 8 bits do not hold one of the "
+                f"{dataset.num_classes} categories of {dataset.source.name}"
+            )
         return self.model(**counts)
 
 

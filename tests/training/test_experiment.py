@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 
+from pac_keras import HTC
 from pac_keras.data import Category, Preprocessing, coco, coco_folder
 from pac_keras.training.experiment import (
     Experiment,
@@ -50,6 +51,15 @@ def test_wrong_class_count_names_the_data():
         ExperimentError, match=r"model.num_classes: expected 2, as in some data, r.* 5"
     ):
         experiment(model=partial(system, num_classes=5)).build_model(train)
+
+
+def test_a_semantic_branch_needs_a_map():
+    train, _ = experiment().build_data()
+    train.num_semantic_classes = 0  # as of data with more classes than 8 bits hold
+    with pytest.raises(ExperimentError, match=r"HTC learns a semantic map.* 2 cat.* some data"):
+        experiment(model=HTC).build_model(train)
+    small = partial(HTC, backbone="resnet18", base_channels=16, channels=8, semantic="none")
+    assert experiment(model=small).build_model(train).semantic is None
 
 
 def test_validation_with_other_categories():
