@@ -59,7 +59,7 @@ def test_history_and_evaluate_are_means_of_the_batches(results, what):
     """Shapes A, A, B, A; in `evaluate` also a last picture for which one device has no mate."""
     found, expected = results[f"two_{what}"], results[f"hand_{what}"]
     # RefineMask counts the pixels of a border, which a logit within rounding of 0 moves.
-    assert found == pytest.approx(expected, rel=5e-4)
+    assert found == pytest.approx(expected, rel=5e-4 if "mask56" in expected else 1e-4)
 
 
 def test_predict_of_changing_shapes(results):
