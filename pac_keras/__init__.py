@@ -23,6 +23,8 @@ from pac_keras.systems.htc import HTC
 from pac_keras.systems.mask_rcnn import MaskRCNN
 from pac_keras.systems.ms_rcnn import MaskScoringRCNN
 from pac_keras.systems.pac import PAC
+from pac_keras.systems.rdsnet import RDSNet
+from pac_keras.systems.rdsnet_s import RDSNetS
 from pac_keras.systems.refinemask import RefineMask
 from pac_keras.systems.scnet import SCNet
 from pac_keras.training import schedule as _schedule  # noqa: F401 (load_model finds it)
@@ -37,6 +39,8 @@ __all__ = [
     "Images",
     "MaskRCNN",
     "MaskScoringRCNN",
+    "RDSNet",
+    "RDSNetS",
     "RefineMask",
     "SCNet",
     "data",

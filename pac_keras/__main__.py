@@ -38,6 +38,7 @@ The exit status is 1 if a picture cannot be read.""",
   python -m pac_keras convert ms_rcnn_r50_caffe_fpn_2x_coco.pth ms.keras --system MaskScoringRCNN \\
       --backbone resnet50_caffe
   python -m pac_keras convert maskrcnn_resnet50_fpn_coco.pth mask.keras --system MaskRCNN
+  python -m pac_keras convert rdsnet_r50_fpn_1x-124f64c3.pth rdsnet.keras --system RDSNet
 
 .pth needs torch (`pip install torch`); .safetensors and .npz do not.""",
 }
@@ -156,7 +157,7 @@ def _parser():
 
     convert = _command(commands, "convert", run_convert, "a published checkpoint as a .keras file")
     convert.add_argument(
-        "checkpoint", help=".pth, .safetensors or .npz of mmdetection, torchvision"
+        "checkpoint", help=".pth, .safetensors or .npz of mmdetection, its forks, torchvision"
     )
     convert.add_argument("out", help="the .keras file to write")
     convert.add_argument("--system", required=True, help="MaskRCNN, CascadeMaskRCNN, ...")

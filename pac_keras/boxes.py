@@ -71,6 +71,12 @@ def clip_boxes(boxes, sizes):
     )
 
 
+def not_empty(boxes):
+    """Whether boxes have an area: `[..., 4]` -> bool `[...]`."""
+    x0, y0, x1, y1 = ops.unstack(boxes, 4, axis=-1)
+    return (x1 > x0) & (y1 > y0)
+
+
 def encode_deltas(boxes, anchors, scale=(1.0, 1.0, 1.0, 1.0)):
     """Deltas that lead from `anchors` to `boxes`; the inverse of `decode_deltas`.
 

@@ -8,6 +8,7 @@ import keras
 from keras import initializers, layers, ops
 
 BATCH_NORM_EPSILON = 1e-5
+GROUP_NORM_EPSILON = 1e-5
 _BATCH_NORM_MOMENTUM = 0.9  # PyTorch's momentum 0.1
 
 
@@ -68,6 +69,23 @@ class ConvNorm(layers.Layer):
         return ops.relu(x) if self.activate else x
 
 
+class ConvGroupNorm(layers.Layer):
+    """3x3 convolution without bias, group normalisation, ReLU; keeps the size.
+
+    `groups` is the number of groups that the `filters` are normalised in.
+    """
+
+    def __init__(self, filters, groups, kernel_initializer="glorot_uniform", **kwargs):
+        super().__init__(**kwargs)
+        self.convolution = layers.Conv2D(
+            filters, 3, padding="same", use_bias=False, kernel_initializer=kernel_initializer
+        )
+        self.norm = layers.GroupNormalization(groups, epsilon=GROUP_NORM_EPSILON)
+
+    def call(self, x):
+        return ops.relu(self.norm(self.convolution(x)))
+
+
 def pad_borders(x, width, value=0.0):
     """`[B, H, W, C]` with `width` pixels of `value` on all four sides."""
     if width == 0:
@@ -122,6 +140,12 @@ def resize_bilinear(x, size, align_corners=False):
     columns = _linear_weights(ops.shape(x)[2], size[1], align_corners)  # [W, w]
     x = ops.einsum("Hh,bhwc->bHwc", ops.cast(rows, x.dtype), x)
     return ops.einsum("Ww,bhwc->bhWc", ops.cast(columns, x.dtype), x)
+
+
+def double_bilinear(x, align_corners=False):
+    """`x` `[B, h, w, C]` with twice as many rows and columns, see `resize_bilinear`."""
+    height, width = ops.shape(x)[1:3]
+    return resize_bilinear(x, (2 * height, 2 * width), align_corners)
 
 
 def _linear_weights(length, new_length, align_corners):

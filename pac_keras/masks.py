@@ -133,6 +133,31 @@ def _paste_weights(frame_sides, length, pixels):
     return hat * ops.cast(end > start, "float32")[..., None]
 
 
+def inside_frames(frames, height, width):
+    """1 for cells whose middle is inside: frames `[..., 4]` in cells -> float32 `[..., H, W]`."""
+    x0, y0, x1, y1 = ops.split(frames, 4, axis=-1)  # [..., 1]
+    x = ops.cast(ops.arange(width), "float32") + 0.5
+    y = ops.cast(ops.arange(height), "float32") + 0.5
+    columns = ops.cast((x >= x0) & (x < x1), "float32")
+    rows = ops.cast((y >= y0) & (y < y1), "float32")
+    return rows[..., :, None] * columns[..., None, :]
+
+
+def middle_pixels(masks, mask_frames, height, width, stride):
+    """Which of the four middle pixels of a cell lie in each mask: yields four bool `[B, G, h, w]`.
+
+    Args:
+        masks: float32 `[B, G, fh, fw]`.
+        mask_frames: float32 `[B, G, 4]`, pixels.
+        height, width: h and w, cells.
+        stride: pixels per cell, even.
+    """
+    for y in (-0.5, 0.5):
+        for x in (-0.5, 0.5):
+            frames = (mask_frames + ops.convert_to_tensor((x, y, x, y))) / stride
+            yield paste(masks, frames, height, width) >= 0.5
+
+
 def boundary(masks, width):
     """Where masks have their border: 1 on cells in whose surroundings enough cells are different.
 

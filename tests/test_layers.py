@@ -5,10 +5,12 @@ from keras import layers, ops
 
 from pac_keras.layers import (
     BatchNorm,
+    ConvGroupNorm,
     ConvNorm,
     ResidualBlock,
     conv_relu,
     conv_stack,
+    double_bilinear,
     normal_init,
     pad_borders,
     relu_init,
@@ -26,6 +28,15 @@ def test_resizing_a_line_by_hand(align_corners, expected):
     np.testing.assert_allclose(across[0, 0, :, 0], expected, atol=1e-4)
     down = numpy(resize_bilinear(LINE[None, :, None, None], (8, 1), align_corners))
     np.testing.assert_allclose(down[0, :, 0, 0], expected, atol=1e-4)
+
+
+def test_doubling_by_hand():
+    for align_corners, expected in ((False, HALF_PIXEL), (True, ALIGNED)):
+        across = numpy(double_bilinear(LINE[None, None, :, None], align_corners))
+        down = numpy(double_bilinear(LINE[None, :, None, None], align_corners))
+        assert (across.shape, down.shape) == ((1, 2, 8, 1), (1, 8, 2, 1))
+        np.testing.assert_allclose(across[0, 1, :, 0], expected, atol=1e-4)
+        np.testing.assert_allclose(down[0, :, 1, 0], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
@@ -146,3 +157,34 @@ def test_convolutions_as_a_stack_or_in_blocks():
             layer(x)
         assert {type(layer) for layer in stack} == {kind}
         assert sum(count_weights(layer) for layer in stack) == 4 * (9 * 5 * 5 + 5)
+
+
+def test_group_norm_agrees_with_numpy():
+    """Each picture and group of channels has its own mean and deviation."""
+    layer = ConvGroupNorm(6, 3)
+    x = np.random.default_rng(2).normal(1, 3, size=(2, 4, 5, 6)).astype("float32")
+    layer(x)
+    copying = np.zeros((3, 3, 6, 6))
+    copying[1, 1] = np.eye(6)
+    layer.convolution.set_weights([copying])  # no bias
+    scale, offset = np.linspace(0.5, 2, 6), np.linspace(-1, 1, 6)
+    layer.norm.set_weights([scale, offset])
+    grouped = x.reshape(2, 20, 3, 2)  # channels (0, 1), (2, 3), (4, 5)
+    mean, variance = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
+    normal = ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape)
+    np.testing.assert_allclose(numpy(layer(x)), np.maximum(normal * scale + offset, 0), atol=1e-4)
+    alone = numpy(layer(x[1:]))
+    np.testing.assert_allclose(alone, numpy(layer(x))[1:], atol=1e-5)
+
+
+def test_group_norm_s_epsilon_is_torch_s_and_its_kernel_starts_as_asked():
+    layer = ConvGroupNorm(64, 32, normal_init(0.01))
+    assert layer(np.zeros((1, 3, 5, 64), "float32")).shape == (1, 3, 5, 64)
+    assert numpy(layer.convolution.kernel).std() == pytest.approx(0.01, rel=0.02)
+    assert count_weights(layer) == 9 * 64 * 64 + 2 * 64
+    tiny = np.zeros((1, 1, 1, 64), "float32")
+    tiny[..., 0] = 0.002  # of a group of two: mean and deviation .001
+    copying = np.zeros((3, 3, 64, 64))
+    copying[1, 1] = np.eye(64)
+    layer.convolution.set_weights([copying])
+    assert numpy(layer(tiny))[0, 0, 0, 0] == pytest.approx(1e-3 / np.sqrt(1e-6 + 1e-5), rel=1e-3)

@@ -172,3 +172,34 @@ def test_boundary_of_nothing_and_of_everything():
     inside = np.ones((6, 6))
     inside[1:-1, 1:-1] = 0  # outside the grid is background
     np.testing.assert_array_equal(found[1], inside)
+
+
+def test_cells_inside_a_frame_have_their_middle_in_it():
+    frames = np.asarray([[[1, 0, 4, 2], [0.5, 1.5, 2.5, 9]], [[-3, -3, 0.51, 1.5], [2, 2, 2, 3]]])
+    found = numpy(masks.inside_frames(frames.astype("float32"), 3, 5))
+    expected = np.zeros((2, 2, 3, 5))
+    expected[0, 0, :2, 1:4] = 1
+    expected[0, 1, 1:, :2] = 1  # a middle on the first side is inside, on the last it is not
+    expected[1, 0, 0, 0] = 1
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("stride", [4, 8])
+def test_middle_pixels_of_a_cell_are_the_four_around_its_centre(stride):
+    side = 2 * stride
+    middle = stride // 2
+    found = []
+    for y, x in ((0, 1), (0, 0), (1, 1)):
+        bitmap = np.zeros((1, 1, side, side), "float32")
+        bitmap[0, 0, stride + middle - 1 + y, middle - 1 + x] = 1  # in cell (1, 0)
+        frame = np.asarray([[[0, 0, side, side]]], "float32")
+        drawn = [numpy(cell) for cell in masks.middle_pixels(bitmap, frame, 2, 2, stride)]
+        assert all(cell.shape == (1, 1, 2, 2) and cell.dtype == bool for cell in drawn)
+        assert sum(cell.sum() for cell in drawn) == 1
+        found.append([int(cell[0, 0, 1, 0]) for cell in drawn].index(1))
+    assert len(set(found)) == 3
+    around = np.ones((1, 1, side, side), "float32")
+    rows = np.r_[middle - 1 : middle + 1]
+    around[0, 0, np.ix_(rows, rows)[0], np.ix_(rows, rows)[1]] = 0
+    drawn = masks.middle_pixels(around, frame, 2, 2, stride)
+    assert all(numpy(cell)[0, 0].tolist() == [[False, True], [True, True]] for cell in drawn)

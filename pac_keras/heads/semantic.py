@@ -9,11 +9,11 @@ from keras import layers, ops
 from pac_keras.choices import check_choice
 from pac_keras.layers import conv_relu, conv_stack, normal_init, relu_init, resize_bilinear
 from pac_keras.losses import binary_cross_entropy, cross_entropy
-from pac_keras.masks import paste
+from pac_keras.masks import middle_pixels
 from pac_keras.structures import CROWD, IGNORED_PIXEL
 
 _DILATIONS = (6, 12, 18)
-_OBJECT_STRIDE = 4
+_OBJECT_STRIDE, _CLASS_MAP_STRIDE = 4, 8
 
 
 class FusedSemanticHead(layers.Layer):
@@ -133,6 +133,22 @@ class ObjectSemanticHead(layers.Layer):
         return x, None if self.logits is None else self.logits(x)
 
 
+class ClassMapHead(layers.Layer):
+    """YOLACT's branch: one convolution of P3, a map for each class of objects.
+
+    `call(P3 [B, h, w, C]) -> logits float32 [B, h, w, num_classes]`.
+    Source: Bolya et al. 2019 (YOLACT), section 5.
+    """
+
+    def __init__(self, num_classes, channels, **kwargs):
+        super().__init__(**kwargs)
+        self.logits = layers.Conv2D(num_classes, 1, dtype="float32")
+        self.logits.build((None, None, None, channels))  # no detection ever calls it
+
+    def call(self, x):
+        return self.logits(x)
+
+
 def semantic_head(kind, num_semantic_classes, channels=256, decoder_convs=2):
     """The semantic branch "paspe", "aspp" or "htc"; None for "none".
 
@@ -183,16 +199,36 @@ def object_target(ground_truth, sizes, height, width):
     labels = ground_truth.labels[..., None, None]
     masks = ops.cast(ground_truth.masks, "float32")
     objects, crowds = 0.0, 0.0
-    for y in (-0.5, 0.5):
-        for x in (-0.5, 0.5):
-            frames = (
-                ground_truth.mask_frames + ops.convert_to_tensor((x, y, x, y))
-            ) / _OBJECT_STRIDE
-            drawn = paste(masks, frames, height, width) >= 0.5
-            objects += ops.cast(ops.any(drawn & (labels >= 0), axis=1), "float32")
-            crowds += ops.cast(ops.any(drawn & (labels == CROWD), axis=1), "float32")
+    for drawn in middle_pixels(masks, ground_truth.mask_frames, height, width, _OBJECT_STRIDE):
+        objects += ops.cast(ops.any(drawn & (labels >= 0), axis=1), "float32")
+        crowds += ops.cast(ops.any(drawn & (labels == CROWD), axis=1), "float32")
     target = ops.cast(objects >= 2.0, "float32")
-    ends = ops.cast(sizes, "int32")[:, :, None, None]  # [B, 2, 1, 1]
-    rows, columns = (_OBJECT_STRIDE * ops.arange(n, dtype="int32") for n in (height, width))
-    inside = (rows[:, None] < ends[:, 0]) & (columns < ends[:, 1])
+    inside = cells_inside(sizes, height, width, _OBJECT_STRIDE) > 0.0
     return target, ops.cast(inside & ((crowds < 2.0) | (objects >= 2.0)), "float32")
+
+
+def class_map_loss(logits, ground_truth, sizes):
+    """Binary cross entropy of a map per class, `[B, h, w, K]` at stride 8, as (sum, count).
+
+    Summed over classes; the count is the number of cells inside the pictures. A cell is of a class
+    if more than two of its four middle pixels belong to an object of it.
+    Source: YOLACT's public code.
+    """
+    height, width = ops.shape(logits)[1:3]
+    masks = ops.cast(ground_truth.masks, "float32")
+    drawn = middle_pixels(masks, ground_truth.mask_frames, height, width, _CLASS_MAP_STRIDE)
+    cells = ops.cast(sum(ops.cast(x, "float32") for x in drawn) > 2.0, "float32")
+    classes = ops.cast(
+        ground_truth.labels[..., None] == ops.arange(logits.shape[-1], dtype="int32"), "float32"
+    )
+    target = ops.minimum(ops.einsum("bghw,bgk->bhwk", cells, classes), 1.0)
+    inside = cells_inside(sizes, height, width, _CLASS_MAP_STRIDE)
+    error = ops.sum(binary_cross_entropy(logits, target), axis=-1)
+    return ops.sum(inside * error), ops.sum(inside)
+
+
+def cells_inside(sizes, height, width, stride):
+    """1 for cells that begin inside their picture, float32 `[B, height, width]`."""
+    ends = ops.cast(sizes, "int32")[:, :, None, None]  # [B, 2, 1, 1]
+    rows, columns = (stride * ops.arange(n, dtype="int32") for n in (height, width))
+    return ops.cast((rows[:, None] < ends[:, 0]) & (columns < ends[:, 1]), "float32")

@@ -4,28 +4,36 @@ import numpy as np
 from keras import ops
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)  # height / width, in this order
-ANCHOR_SCALE = 8  # side of a square anchor in strides
+ANCHOR_SCALES = (8,)  # sides of square anchors in strides
 _CANVAS = 32.0  # pixels that a canvas is a multiple of
 
 
-def base_anchors(stride, scale=ANCHOR_SCALE, ratios=ASPECT_RATIOS):
-    """Anchors of the cell at the origin: float32 NumPy `[len(ratios), 4]`, centred on (0, 0)."""
-    root = np.sqrt(np.asarray(ratios, "float64"))
-    half_width, half_height = 0.5 * scale * stride / root, 0.5 * scale * stride * root
+def base_anchors(stride, scales=ANCHOR_SCALES, ratios=ASPECT_RATIOS):
+    """Anchors of one cell: float32 NumPy `[len(ratios) * len(scales), 4]`, centred on (0, 0).
+
+    In the order (ratio, scale).
+    """
+    root = np.sqrt(np.asarray(ratios, "float64"))[:, None]
+    half = 0.5 * stride * np.asarray(scales, "float64")
+    half_width, half_height = (half / root).ravel(), (half * root).ravel()
     corners = np.stack([-half_width, -half_height, half_width, half_height], axis=-1)
     return corners.astype("float32")
 
 
-def anchor_grid(height, width, stride):
-    """All anchors of a map, float32 `[height * width * 3, 4]`, in the order (y, x, ratio).
+def anchor_grid(height, width, stride, base, centre=0.0):
+    """All anchors of a map, float32 `[height * width * A, 4]`, in the order (y, x, anchor).
 
-    An anchor is centred on (x * stride, y * stride), the corner of its cell.
+    Args:
+        height, width: of the map.
+        stride: pixels per cell.
+        base: `[A, 4]`, the anchors of a cell around (0, 0).
+        centre: where in its cell an anchor is centred: 0 = the first corner, 0.5 = the middle.
     """
-    x = ops.cast(ops.arange(width), "float32") * stride
-    y = ops.cast(ops.arange(height), "float32") * stride
+    x = (ops.cast(ops.arange(width), "float32") + centre) * stride
+    y = (ops.cast(ops.arange(height), "float32") + centre) * stride
     y, x = ops.meshgrid(y, x, indexing="ij")
     shifts = ops.stack([x, y, x, y], axis=-1)  # [h, w, 4]
-    return ops.reshape(shifts[:, :, None] + base_anchors(stride), (-1, 4))
+    return ops.reshape(shifts[:, :, None] + base, (-1, 4))
 
 
 def inside_picture(anchors, sizes, border):

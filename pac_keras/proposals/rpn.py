@@ -5,11 +5,11 @@ Source: Ren et al. 2015 on a feature pyramid (Lin et al. 2017).
 
 from keras import layers, ops
 
-from pac_keras.boxes import clip_boxes, decode_deltas, encode_deltas
+from pac_keras.boxes import clip_boxes, decode_deltas, encode_deltas, not_empty
 from pac_keras.detections.select import nms
 from pac_keras.layers import normal_init
 from pac_keras.losses import binary_cross_entropy
-from pac_keras.proposals.anchors import ASPECT_RATIOS, anchor_grid, inside_picture
+from pac_keras.proposals.anchors import ASPECT_RATIOS, anchor_grid, base_anchors, inside_picture
 from pac_keras.roi.sampling import match, sample_rows
 from pac_keras.structures import Rois
 
@@ -53,7 +53,7 @@ def flatten_levels(maps):
     anchors, logits, deltas = [], [], []
     for level, (level_logits, level_deltas) in sorted(maps.items()):
         height, width = ops.shape(level_logits)[1:3]
-        anchors.append(anchor_grid(height, width, 2**level))
+        anchors.append(anchor_grid(height, width, 2**level, base_anchors(2**level)))
         logits.append(ops.reshape(level_logits, (ops.shape(level_logits)[0], -1)))
         deltas.append(ops.reshape(level_deltas, (ops.shape(level_deltas)[0], -1, 4)))
     return anchors, logits, deltas
@@ -75,11 +75,11 @@ def propose(maps, sizes, pre_nms, max_proposals):
     """
     boxes, scores = [], []
     for anchors, logits, deltas in zip(*flatten_levels(maps), strict=True):
-        level_scores, rows = _top_anchors(ops.stop_gradient(logits), pre_nms)
+        level_scores, rows = top_anchors(ops.stop_gradient(logits), pre_nms)
         level_deltas = ops.take_along_axis(ops.stop_gradient(deltas), rows[..., None], axis=1)
         level_boxes = decode_deltas(level_deltas, ops.take(anchors, rows, axis=0))
         level_boxes = clip_boxes(level_boxes, sizes)
-        level_scores = ops.where(_not_empty(level_boxes), level_scores, -1.0)
+        level_scores = ops.where(not_empty(level_boxes), level_scores, -1.0)
         kept, valid = nms(level_boxes, level_scores, _NMS_THRESHOLD, level_boxes.shape[1])
         boxes.append(ops.take_along_axis(level_boxes, kept[..., None], axis=1))
         level_scores = ops.take_along_axis(level_scores, kept, axis=1)
@@ -94,7 +94,7 @@ def propose(maps, sizes, pre_nms, max_proposals):
     return Rois(boxes, valid, ops.zeros_like(valid)), scores * valid
 
 
-def _top_anchors(logits, count):
+def top_anchors(logits, count):
     """The `count` best of `logits` `[B, N]` as (probabilities, rows); -1 where N is smaller.
 
     Where N is unknown while tracing, it is padded so that `count` columns always exist.
@@ -110,11 +110,6 @@ def _top_anchors(logits, count):
     logits, rows = ops.top_k(logits, count)
     scores = ops.where(logits > float("-inf"), ops.sigmoid(logits), -1.0)
     return scores, ops.minimum(rows, total - 1)
-
-
-def _not_empty(boxes):
-    x0, y0, x1, y1 = ops.unstack(boxes, 4, axis=-1)
-    return (x1 > x0) & (y1 > y0)
 
 
 def rpn_loss(maps, sizes, ground_truth, box_error, num_samples, priority, border=0):

@@ -8,7 +8,7 @@ from pac_keras.structures import CROWD, PADDING, Matches, Rois
 _CROWD_COVERAGE = 0.5  # a region with more than this share inside a crowd is not trained on
 
 
-def match(boxes, valid, ground_truth, thresholds, low_quality=None, visible=None):
+def match(boxes, valid, ground_truth, thresholds, low_quality=None, visible=None, ties=True):
     """Matches of every region with the object that it overlaps most.
 
     A region is positive at an IoU of at least `thresholds[1]`, background below `thresholds[0]`;
@@ -21,6 +21,7 @@ def match(boxes, valid, ground_truth, thresholds, low_quality=None, visible=None
         thresholds: (below: background, from: positive), IoU.
         low_quality: if given, an object whose best IoU is at least this also gets every region
             that reaches this best IoU; later objects overwrite earlier ones.
+        ties: whether such an object gets all regions that reach it, or only the first.
         visible: the boxes' parts inside the picture, if some reach beyond it: what crowds cover.
 
     Returns:
@@ -41,7 +42,12 @@ def match(boxes, valid, ground_truth, thresholds, low_quality=None, visible=None
     positive = best >= thresholds[1]
     if low_quality is not None:
         best_of_object = ops.max(iou, axis=1, keepdims=True)  # [B, 1, G]
-        rescued = (iou == best_of_object) & (best_of_object >= low_quality)
+        if ties:
+            reaches = iou == best_of_object
+        else:
+            row = ops.arange(ops.shape(iou)[1], dtype="int32")[:, None]
+            reaches = row == ops.cast(ops.argmax(iou, axis=1, keepdims=True), "int32")
+        rescued = reaches & (best_of_object >= low_quality)
         rank = ops.arange(ops.shape(iou)[2], dtype="int32")
         last = ops.max(ops.where(rescued, rank, -1), axis=-1)
         objects = ops.where(last >= 0, last, objects)

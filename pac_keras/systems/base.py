@@ -6,7 +6,6 @@ Keras's own; they also take a `pac_keras.data` Dataset.
 """
 
 import inspect
-import itertools
 
 import keras
 import numpy as np
@@ -14,8 +13,11 @@ from keras import ops
 
 from pac_keras.backbone.pretrained import PretrainedBackbone
 from pac_keras.backbone.resnet import ResNet
+from pac_keras.choices import check_choice
 from pac_keras.structures import Batch, GroundTruth, Images
+from pac_keras.systems.feed import feed, is_dataset
 from pac_keras.systems.jax_steps import JAXSteps
+from pac_keras.systems.replicas import over_replicas
 
 _STRIDE = 32  # of the coarsest backbone map: canvases are multiples of it
 
@@ -31,8 +33,10 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         backbone: "resnet18", "resnet50", "resnet101", "resnext101_32x4d", "resnext101_64x4d", or a
             layer that answers {2: C2, .. 5: C5} for pixels.
         base_channels, frozen_stages, norm: see `ResNet`; not used where `backbone` is a layer.
+        sampling: "random", or "first": the lowest rows of each kind (for reproducible losses).
 
     Attributes:
+        pyramid: layer that a subclass sets: the backbone's maps -> {level: map}.
         mask_threshold: probability from which a pixel belongs to a mask.
         categories: (id, name) of each label, and preprocessing: how pictures become network
             input; None until `fit` takes both from the data.
@@ -50,10 +54,18 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         return instance
 
     def __init__(
-        self, num_classes, backbone, base_channels=64, frozen_stages=1, norm="frozen", **kwargs
+        self,
+        num_classes,
+        backbone,
+        base_channels=64,
+        frozen_stages=1,
+        norm="frozen",
+        sampling="random",
+        **kwargs,
     ):
         if not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f"`num_classes` must be a positive int. Received: {num_classes!r}")
+        check_choice("sampling", sampling, ("random", "first"))
         # Without autocast: sizes and pixels must not become half precision on the way in.
         super().__init__(autocast=False, **kwargs)
         self.num_classes = num_classes
@@ -62,6 +74,8 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
             if isinstance(backbone, str)
             else backbone
         )
+        self.sampling = sampling
+        self.random = keras.random.SeedGenerator()
         self.categories = None
         self.preprocessing = None
         self.weight_decay, self.clip_norm = 0.0, None
@@ -77,6 +91,27 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
     def build(self, input_shape=None):
         """Nothing: `finish` creates all variables by a call."""
         self.built = True
+
+    def encode(self, images, training=False):
+        """The pyramid {level: `[B, H / 2**level, .., channels]`} of Images."""
+        if not isinstance(images, Images):
+            raise TypeError(
+                "A system takes pac_keras.Images(pixels, sizes): padded pictures and the "
+                f"(height, width) of each. Received: {type(images).__name__}"
+            )
+        for name, side in zip(("height", "width"), images.pixels.shape[1:3], strict=True):
+            if side is not None and side % _STRIDE:
+                raise ValueError(
+                    f"The {name} of `pixels` must be a multiple of {_STRIDE}. Received: {side}"
+                )
+        return self.pyramid(self.backbone(images.pixels, training=training))
+
+    def sampling_priority(self, shape):
+        """Order in which rows are sampled, float32 `shape`, highest first."""
+        if self.sampling == "random":
+            return keras.random.uniform(shape, seed=self.random)
+        order = -ops.cast(ops.arange(shape[1]), "float32")
+        return ops.broadcast_to(order[None], shape)
 
     def training_losses(self, batch, training=True):
         """Losses of a Batch as {name: (sum, count)}; False: with stored batch statistics."""
@@ -105,11 +140,11 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
             ValueError: frozen layers were never loaded, or the data has other class counts.
         """
         self._check_frozen()
-        if _is_dataset(x):
+        if is_dataset(x):
             self._adopt(x)
             kwargs = {"steps_per_epoch": len(x), "shuffle": False, **kwargs}
             x = feed(x, start_epoch=initial_epoch)
-        if _is_dataset(validation_data):
+        if is_dataset(validation_data):
             kwargs.setdefault("validation_steps", len(validation_data))
             validation_data = feed(validation_data, start_epoch=0)
         return super().fit(
@@ -118,7 +153,7 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
 
     def evaluate(self, x=None, *args, **kwargs):
         """Keras's `evaluate`: the losses of Batches or of a Dataset of `pac_keras.data`."""
-        return super().evaluate(feed(x) if _is_dataset(x) else x, *args, **kwargs)
+        return super().evaluate(feed(x) if is_dataset(x) else x, *args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
         """Keras's `predict`: Detections, NumPy, of Images or of a Dataset of `pac_keras.data`.
@@ -127,7 +162,7 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         """
         if isinstance(x, np.ndarray):
             x = Images(x, np.tile(np.asarray([x.shape[1:3]], "int32"), (len(x), 1)))
-        return super().predict(feed(x) if _is_dataset(x) else x, *args, **kwargs)
+        return super().predict(feed(x) if is_dataset(x) else x, *args, **kwargs)
 
     def _check_frozen(self):
         known = isinstance(self.backbone, ResNet | PretrainedBackbone)
@@ -158,7 +193,7 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         batch = Batch(Images(*images), GroundTruth(*truth))
         sums = self.training_losses(batch, training)
         counts = ops.stack([ops.cast(count, "float32") for _, count in sums.values()])
-        counts = ops.maximum(ops.stop_gradient(_over_replicas(counts)), 1.0)
+        counts = ops.maximum(ops.stop_gradient(over_replicas(counts)), 1.0)
         counts = ops.unstack(counts, len(sums))
         losses = {n: s / count for (n, (s, _)), count in zip(sums.items(), counts, strict=True)}
         return sum(losses.values()), losses
@@ -169,7 +204,7 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         names = [tracker.name for tracker in self.trackers]
         if set(values) != set(names):
             raise ValueError(f"training_losses answered {sorted(losses)}, expected {names[1:]}")
-        summed = _over_replicas(ops.stack([values[name] for name in names]))
+        summed = over_replicas(ops.stack([values[name] for name in names]))
         for tracker, value in zip(self.trackers, ops.unstack(summed, len(names)), strict=True):
             # Behind data of unknown length TensorFlow once more runs what does not depend on it.
             tracker.update_state(value, 1.0 - ops.cast(value < float("-inf"), "float32"))
@@ -203,7 +238,7 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
             variables = self.trainable_weights
             sources = [v.value for v in variables]  # zeros are made for TensorFlow's variables only
             gradients = tape.gradient(scaled, sources, unconnected_gradients="zero")
-            gradients = self._finish_gradients(_over_replicas(gradients), variables)
+            gradients = self._finish_gradients(over_replicas(gradients), variables)
             # The optimizer sums over the replicas once more.
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             self.optimizer.apply([g / replicas for g in gradients], variables)
@@ -256,43 +291,3 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         optimizer = keras.saving.deserialize_keras_object(config.pop("optimizer"))
         self.compile(optimizer, **config)
         optimizer.build(self.trainable_variables)
-
-
-def feed(dataset, start_epoch=None):
-    """What Keras iterates over: Batches from `start_epoch` on, without end; None = one epoch.
-
-    On TensorFlow heights and widths are unknown, so that every shape fits one graph.
-    """
-
-    def batches():
-        epochs = 1 if start_epoch is None else None
-        return (batch for batch in dataset.batches(start_epoch or 0, epochs))
-
-    if keras.backend.backend() != "tensorflow":
-        return batches()
-    import tensorflow as tf
-
-    images, truth = (itertools.starmap(tf.TensorSpec, part) for part in dataset.spec())
-    spec = Batch(Images(*images), GroundTruth(*truth))
-    options = tf.data.Options()
-    options.autotune.enabled = False  # its thread keeps the end of `fit` waiting, up to a minute
-    batched = tf.data.Dataset.from_generator(batches, output_signature=spec)
-    return batched.prefetch(2).with_options(options)
-
-
-def _is_dataset(x):
-    from pac_keras.data import Dataset
-
-    return isinstance(x, Dataset)
-
-
-def _over_replicas(values):
-    """Sum of `values` (a tensor or a list) over the replicas of `tf.distribute`."""
-    if keras.backend.backend() != "tensorflow":
-        return values
-    import tensorflow as tf
-
-    replica = tf.distribute.get_replica_context()
-    if replica.num_replicas_in_sync == 1:
-        return values
-    return replica.all_reduce(tf.distribute.ReduceOp.SUM, values)

@@ -1,15 +1,13 @@
 """What every two-stage system shares: backbone, pyramid, proposals, sampling, final detections."""
 
-import keras
 from keras import ops
 
-from pac_keras.choices import check_choice
 from pac_keras.detections.select import select
 from pac_keras.losses import smooth_l1
 from pac_keras.proposals.rpn import RPN, propose, rpn_loss
 from pac_keras.pyramid.fpn import FPN
 from pac_keras.roi.sampling import sample_rois
-from pac_keras.structures import PADDING, Detections, Images
+from pac_keras.structures import PADDING, Detections
 from pac_keras.systems.base import InstanceSegmenter
 
 RPN_LOSSES = ("rpn_objectness", "rpn_box")
@@ -24,7 +22,8 @@ class TwoStageSegmenter(InstanceSegmenter):
     """Base of the systems that classify and refine regions of a feature pyramid.
 
     Args:
-        num_classes, backbone, base_channels, frozen_stages, norm: see `InstanceSegmenter`.
+        num_classes, backbone, base_channels, frozen_stages, norm, sampling: see
+            `InstanceSegmenter`.
         channels: width of pyramid, RPN, mask and semantic branches.
         fc_channels: width of fully connected layers.
         sampling_ratio: samples per bin and axis of RoIAlign, 0 = adaptive (see `roi_align`).
@@ -35,7 +34,6 @@ class TwoStageSegmenter(InstanceSegmenter):
         max_candidates: (box, class) pairs that enter the final suppression; see `select`.
         max_detections: D, per picture.
         rpn_samples, roi_samples: anchors, and regions of each stage, trained on per picture.
-        sampling: "random", or "first": the lowest rows of each kind (for reproducible losses).
     """
 
     def __init__(
@@ -60,8 +58,8 @@ class TwoStageSegmenter(InstanceSegmenter):
         sampling="random",
         **kwargs,
     ):
-        super().__init__(num_classes, backbone, base_channels, frozen_stages, norm, **kwargs)
-        check_choice("sampling", sampling, ("random", "first"))
+        shared = base_channels, frozen_stages, norm, sampling
+        super().__init__(num_classes, backbone, *shared, **kwargs)
         self.pyramid = FPN(channels)
         self.rpn = RPN(channels)
         self.channels, self.fc_channels = channels, fc_channels
@@ -70,22 +68,6 @@ class TwoStageSegmenter(InstanceSegmenter):
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.max_candidates, self.max_detections = max_candidates, max_detections
         self.rpn_samples, self.roi_samples = rpn_samples, roi_samples
-        self.sampling = sampling
-        self.random = keras.random.SeedGenerator()
-
-    def encode(self, images, training=False):
-        """The pyramid {2..6: `[B, H/4.., W/4.., channels]`} of Images."""
-        if not isinstance(images, Images):
-            raise TypeError(
-                "A system takes pac_keras.Images(pixels, sizes): padded pictures and the "
-                f"(height, width) of each. Received: {type(images).__name__}"
-            )
-        for name, side in zip(("height", "width"), images.pixels.shape[1:3], strict=True):
-            if side is not None and side % 32:
-                raise ValueError(
-                    f"The {name} of `pixels` must be a multiple of 32. Received: {side}"
-                )
-        return self.pyramid(self.backbone(images.pixels, training=training))
 
     def propose(self, maps, sizes, training=False):
         """Proposals of the RPN's maps, Rois without gradient."""
@@ -110,13 +92,6 @@ class TwoStageSegmenter(InstanceSegmenter):
             self.sampling_priority,
             low_quality,
         )
-
-    def sampling_priority(self, shape):
-        """Order in which rows are sampled, float32 `shape`, highest first."""
-        if self.sampling == "random":
-            return keras.random.uniform(shape, seed=self.random)
-        order = -ops.cast(ops.arange(shape[1]), "float32")
-        return ops.broadcast_to(order[None], shape)
 
     def select(self, boxes, scores):
         """The final Detections, still without masks, of refined boxes and class scores.

@@ -1,5 +1,7 @@
 """A published checkpoint as a ready model."""
 
+import re
+
 import pac_keras
 from pac_keras.backbone.resnet import ARCHITECTURES
 from pac_keras.choices import check_choice
@@ -8,7 +10,7 @@ from pac_keras.data.image import Preprocessing
 from pac_keras.weights.mmdet import load_mmdet, tensors_of
 from pac_keras.weights.torchvision import load_maskrcnn
 
-SYSTEMS = ("MaskRCNN", "CascadeMaskRCNN", "MaskScoringRCNN", "HTC", "SCNet", "RefineMask")
+SYSTEMS = ("MaskRCNN", "CascadeMaskRCNN", "MaskScoringRCNN", "HTC", "SCNet", "RefineMask", "RDSNet")
 _COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 _COCO_NAMES = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,"
@@ -23,10 +25,10 @@ _COCO_NAMES = (
 
 
 def convert(checkpoint, system="MaskRCNN", backbone="resnet50", categories=None):
-    """The model of a checkpoint of mmdetection, RefineMask's code, or torchvision's Mask R-CNN.
+    """The model of a checkpoint of mmdetection, its forks, or torchvision's Mask R-CNN.
 
-    RoIAlign samples as the weights were trained: adaptively (mmdetection), or twice per axis and
-    not aligned (torchvision).
+    It computes as the weights were trained: RoIAlign samples adaptively (mmdetection), or twice per
+    axis and not aligned (torchvision); RDSNet's boxes and anchors are mmdetection 1.x's.
 
     Args:
         checkpoint: path, see `load_mmdet`.
@@ -44,7 +46,10 @@ def convert(checkpoint, system="MaskRCNN", backbone="resnet50", categories=None)
     check_choice("backbone", backbone, tuple(ARCHITECTURES))
     tensors = tensors_of(checkpoint)
     torchvision = "backbone.body.conv1.weight" in tensors
-    arguments = _torchvision_sizes(tensors) if torchvision else _sizes(tensors, checkpoint)
+    if system == "RDSNet":
+        arguments = _rdsnet_sizes(tensors, checkpoint)
+    else:
+        arguments = _torchvision_sizes(tensors) if torchvision else _sizes(tensors, checkpoint)
     if system == "RefineMask":
         arguments |= _refinemask_head(tensors)
     if system == "HTC" and "num_semantic_classes" not in arguments:
@@ -58,15 +63,9 @@ def convert(checkpoint, system="MaskRCNN", backbone="resnet50", categories=None)
 
 
 def _sizes(tensors, checkpoint):
-    """Arguments of the system that can be read off the shapes."""
-
-    def rows(*names):
-        found = [name for name in names if name in tensors]
-        if not found:
-            raise ValueError(f"{checkpoint}: expected a detector's weights, there is no {names[0]}")
-        return len(tensors[found[0]])
-
+    """Arguments of a two-stage system that can be read off the shapes."""
     box, semantic = "roi_head.bbox_head.", "roi_head.semantic_head.conv_logits.weight"
+    rows = _rows(tensors, checkpoint)
     arguments = {
         "num_classes": rows(f"{box}fc_cls.weight", f"{box}0.fc_cls.weight") - 1,
         "base_channels": rows("backbone.conv1.weight"),
@@ -75,6 +74,36 @@ def _sizes(tensors, checkpoint):
         "sampling_ratio": 0,
     }
     return arguments | ({"num_semantic_classes": rows(semantic)} if semantic in tensors else {})
+
+
+def _rdsnet_sizes(tensors, checkpoint):
+    """Arguments of an RDSNet that can be read off the shapes."""
+    rows = _rows(tensors, checkpoint)
+    rep_channels = rows("mask_head.conv_reps.weight")
+    num_anchors = rows("bbox_head.retina_reg.weight") // 4
+    vector_size = rows("bbox_head.retina_rep.weight") // num_anchors
+    tower = [n for n in tensors if re.fullmatch(r"bbox_head\.cls_convs\.\d+\.conv\.weight", n)]
+    return {
+        "num_classes": rows("bbox_head.retina_cls.weight") // num_anchors,
+        "base_channels": rows("backbone.conv1.weight"),
+        "channels": rows("neck.fpn_convs.0.conv.weight"),
+        "rep_channels": rep_channels,
+        "rep_background": vector_size == 2 * rep_channels,
+        "num_convs": len(tower),
+        "legacy": True,
+    }
+
+
+def _rows(tensors, checkpoint):
+    """A function: the length of the first of the named tensors that there is."""
+
+    def rows(*names):
+        found = [name for name in names if name in tensors]
+        if not found:
+            raise ValueError(f"{checkpoint}: expected a detector's weights, there is no {names[0]}")
+        return len(tensors[found[0]])
+
+    return rows
 
 
 def _refinemask_head(tensors):

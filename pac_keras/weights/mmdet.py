@@ -1,4 +1,4 @@
-"""mmdetection's checkpoints of the two-stage systems, into our variables and back.
+"""mmdetection's checkpoints, and those of its forks, into our variables and back.
 
 `names.py` says which tensor of theirs is which variable of ours; reading, writing and the report
 of both follow from it.
@@ -10,6 +10,7 @@ import numpy as np
 
 from pac_keras.weights.files import read
 from pac_keras.weights.names import names
+from pac_keras.weights.rdsnet import with_refinement
 
 _COUNTER = "num_batches_tracked"
 
@@ -35,8 +36,9 @@ def load_mmdet(model, checkpoint, partial=False):
     """Puts the weights of an mmdetection checkpoint into `model`.
 
     Args:
-        model: MaskRCNN, CascadeMaskRCNN, MaskScoringRCNN, HTC, SCNet, RefineMask, or PAC with HTC's
-            parts.
+        model: MaskRCNN, CascadeMaskRCNN, MaskScoringRCNN, HTC, SCNet, RefineMask, RDSNet, or PAC
+            with HTC's parts. An RDSNet's `MBRM` gets its published numbers, unless the checkpoint
+            holds others.
         checkpoint: path of `.pth` (needs torch), `.safetensors` or `.npz`, or {name: array}.
         partial: whether names may be missing or unused; otherwise they raise.
 
@@ -46,7 +48,8 @@ def load_mmdet(model, checkpoint, partial=False):
     Raises:
         ValueError: a shape differs, or, unless `partial`, names do. Nothing is loaded then.
     """
-    return load_tensors(names(model), tensors_of(checkpoint), type(model).__name__, partial)
+    tensors = with_refinement(model, tensors_of(checkpoint))
+    return load_tensors(names(model), tensors, type(model).__name__, partial)
 
 
 def tensors_of(checkpoint):

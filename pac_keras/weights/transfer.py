@@ -7,6 +7,7 @@ import keras
 from pac_keras.weights.files import ENDINGS
 from pac_keras.weights.mmdet import load_tensors, tensors_of
 from pac_keras.weights.names import names
+from pac_keras.weights.rdsnet import with_refinement
 from pac_keras.weights.torchvision import load_backbone, load_maskrcnn
 
 
@@ -16,8 +17,8 @@ def start_from(model, path):
     Args:
         model: a system.
         path: `.keras` of the same system, with the same classes or others; `.weights.h5` of the
-            same model; or a checkpoint of mmdetection or torchvision (`.pth`, `.safetensors`,
-            `.npz`), a detector's or an ImageNet backbone's.
+            same model; or a checkpoint of mmdetection, its forks or torchvision (`.pth`,
+            `.safetensors`, `.npz`), a detector's (see `load_mmdet`) or an ImageNet backbone's.
 
     Returns:
         Paths of the variables that keep their first weights.
@@ -61,7 +62,7 @@ def _from_checkpoint(model, path):
     if "backbone.body.conv1.weight" in tensors:
         load_maskrcnn(model, tensors)
         return []
-    known = names(model)
+    known, tensors = names(model), with_refinement(model, tensors)
     other = {
         name: tensor.variable
         for name, tensor in known.items()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from builders import compiled, numpy
 
-from pac_keras.detections.select import nms, select
+from pac_keras.detections.select import nms, select, select_fast
 from pac_keras.kernels import portable
 
 PATHS = {"kernels": contextlib.nullcontext, "portable": portable}
@@ -190,3 +190,69 @@ def test_both_implementations_agree():
     for mine, theirs in zip(ours, other, strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert ours[3].sum() > 30
+
+
+CHAIN = [[0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]]  # neighbours .43, ends .11
+
+
+def choose_fast(boxes, scores, score_threshold=0.05, nms_threshold=0.4, each=200, detections=6):
+    """(row, label, score) that `select_fast` finds in one picture; checks that padding is 0."""
+    boxes, scores = np.asarray([boxes], "float32"), np.asarray([scores], "float32")
+    function = compiled(
+        lambda b, s: select_fast(b, s, score_threshold, nms_threshold, each, detections)
+    )
+    rows, labels, best, valid = (numpy(x)[0] for x in function(boxes, scores))
+    assert rows.shape == labels.shape == best.shape == valid.shape == (detections,)
+    count = int(valid.sum())
+    np.testing.assert_array_equal(valid, np.arange(detections) < count)
+    assert not (rows[count:].any() or labels[count:].any() or best[count:].any())
+    found = zip(
+        rows.tolist(), labels.tolist(), best.astype("float64").round(4).tolist(), strict=True
+    )
+    return list(found)[:count]
+
+
+def test_a_suppressed_box_suppresses_in_fast_suppression():
+    scores = [[0.9], [0.8], [0.7]]
+    assert choose_fast(CHAIN, scores) == [(0, 0, 0.9)]
+    assert choose_fast(CHAIN, scores, nms_threshold=0.5) == [(0, 0, 0.9), (1, 0, 0.8), (2, 0, 0.7)]
+    assert choose_fast(CHAIN, [[0.8], [0.7], [0.9]]) == [(2, 0, 0.9), (0, 0, 0.8)]
+
+
+def test_fast_suppression_keeps_classes_apart_and_ranks_them_together():
+    scores = [[0.9, 0.3, 0.01], [0.4, 0.6, 0.02], [0.8, 0.7, 0.03]]
+    # Of class 0, box 1 comes after both others; of class 1, it drops box 0 though 2 drops it.
+    assert choose_fast(CHAIN, scores) == [(0, 0, 0.9), (2, 0, 0.8), (2, 1, 0.7)]
+
+
+def test_thresholds_of_fast_suppression():
+    """Scores must exceed theirs; an IoU may equal its threshold."""
+    half = [[0, 0, 10, 10], [0, 0, 10, 5]]
+    assert choose_fast(half, [[0.9], [0.25]], 0.25, 0.5) == [(0, 0, 0.9)]
+    assert choose_fast(half, [[0.9], [0.25]], 0.2, 0.5) == [(0, 0, 0.9), (1, 0, 0.25)]
+    assert choose_fast(half, [[0.9], [0.25]], 0.2, 0.49) == [(0, 0, 0.9)]
+    assert choose_fast(half, [[0.2], [0.1]], 0.2, 0.5) == []
+
+
+def test_fast_suppression_takes_the_best_of_each_class_and_of_all():
+    apart = [[20 * i, 0, 20 * i + 10, 10] for i in range(4)]
+    scores = [[0.2, 0.9], [0.5, 0.3], [0.4, 0.6], [0.1, 0.8]]
+    found = [(0, 1, 0.9), (3, 1, 0.8), (1, 0, 0.5), (2, 0, 0.4)]
+    assert choose_fast(apart, scores, each=2) == found
+    assert choose_fast(apart, scores, each=2, detections=3) == found[:3]
+    assert choose_fast(apart, scores, each=9, detections=20)[1:4] == [
+        (3, 1, 0.8),
+        (2, 1, 0.6),
+        (1, 0, 0.5),
+    ]
+
+
+def test_fast_suppression_of_two_pictures_and_of_padding():
+    boxes = np.asarray([[*CHAIN, [0, 0, 0, 0]], [[0, 0, 0, 0], *CHAIN]], "float32")
+    scores = np.zeros((2, 4, 2), "float32")
+    scores[0, :3, 1], scores[1, 1:, 0] = [0.9, 0.8, 0.7], [0.7, 0.1, 0.8]
+    rows, labels, best, valid = map(numpy, select_fast(boxes, scores, 0.05, 0.4, 200, 3))
+    np.testing.assert_array_equal(valid, [[1, 0, 0], [1, 1, 0]])
+    np.testing.assert_array_equal(rows, [[0, 0, 0], [3, 1, 0]])
+    np.testing.assert_array_equal(labels, [[1, 0, 0], [0, 0, 0]])
+    np.testing.assert_allclose(best, [[0.9, 0, 0], [0.8, 0.7, 0]])

@@ -1,9 +1,19 @@
 import numpy as np
 import pytest
-from builders import count_weights, numpy, weight_gradients
+from builders import count_weights, ground_truth, numpy, weight_gradients
 from keras import ops
 
-from pac_keras.heads.semantic import ASPP, PASPE, FusedSemanticHead, semantic_head, semantic_loss
+from pac_keras.heads.semantic import (
+    ASPP,
+    PASPE,
+    ClassMapHead,
+    FusedSemanticHead,
+    cells_inside,
+    class_map_loss,
+    semantic_head,
+    semantic_loss,
+)
+from pac_keras.structures import CROWD
 
 
 def pyramid(height, width, channels, value=0.0):
@@ -153,3 +163,51 @@ def test_ignored_cells_cost_nothing():
     assert float(total) == pytest.approx(np.log(2), rel=1e-5)
     nothing = semantic_loss(logits, np.full((1, 1, 2), 255, "uint8"))
     assert tuple(map(float, nothing)) == (0, 0)
+
+
+def test_class_maps_are_one_convolution():
+    head = ClassMapHead(80, 256)
+    assert count_weights(head) == 257 * 80  # before it is called, too
+    logits = head(np.full((2, 3, 4, 256), -1, "float32"))
+    assert logits.shape == (2, 3, 4, 80)
+    assert numpy(logits).min() < 0
+
+
+def set_pixels(*cells, side=16):
+    """Bitmap `[side, side]` with the given middle pixels, 0..3, of cells (y, x) of 8 px."""
+    bitmap = np.zeros((side, side), "uint8")
+    for y, x, count in cells:
+        for dy, dx in [(3, 3), (3, 4), (4, 3), (4, 4)][:count]:
+            bitmap[8 * y + dy, 8 * x + dx] = 1
+    return bitmap
+
+
+def test_class_map_loss_by_hand():
+    """Of class 1: cells (0, 0), twice, and (1, 1); of class 0: cell (0, 0). Two pixels are few."""
+    masks = np.stack(
+        [
+            set_pixels((0, 0, 4), (1, 1, 3), (1, 0, 2)),
+            set_pixels((0, 0, 3)),
+            set_pixels((0, 0, 4)),
+            set_pixels((0, 1, 4)),  # a crowd
+        ]
+    )
+    frames = [[[0, 0, 16, 16]] * 4]
+    logits = np.random.default_rng(0).normal(size=(1, 2, 2, 3)).astype("float32")
+    target = np.zeros((2, 2, 3))
+    target[0, 0, :2] = target[1, 1, 1] = 1
+    probability = 1 / (1 + np.exp(-logits[0].astype("float64")))
+    error = -np.log(np.where(target == 1, probability, 1 - probability)).sum(axis=-1)
+    for extra in (0, 2):
+        truth = ground_truth(frames, [[1, 0, 1, CROWD]], masks[None], frames, extra)
+        total, count = class_map_loss(logits, truth, np.int32([[16, 16]]))
+        assert float(total) == pytest.approx(error.sum(), rel=1e-5)
+        assert float(count) == 4
+        total, count = class_map_loss(logits, truth, np.int32([[16, 8]]))
+        assert float(total) == pytest.approx(error[:, 0].sum(), rel=1e-5)
+        assert float(count) == 2
+
+
+def test_cells_that_begin_inside_a_picture():
+    found = numpy(cells_inside(np.int32([[9, 16], [8, 17]]), 2, 3, 8))
+    np.testing.assert_array_equal(found, [[[1, 1, 0], [1, 1, 0]], [[1, 1, 1], [0, 0, 0]]])

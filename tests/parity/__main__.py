@@ -12,6 +12,7 @@ import sys
 from tests.parity.backbones import compare_backbones
 from tests.parity.fixture import Fixture
 from tests.parity.operations import compare_operations
+from tests.parity.rdsnet import compare_rdsnet
 from tests.parity.refinemask import compare_refinemask
 from tests.parity.systems import compare_system
 
@@ -29,6 +30,8 @@ def main():
         compare_operations(fixture)
     elif fixture.under("refine/"):
         compare_refinemask(fixture, training=not arguments.forward)
+    elif fixture.under("mbrm/"):
+        compare_rdsnet(fixture, training=not arguments.forward)
     else:
         compare_backbones(fixture)
     return 0 if fixture.report() else 1

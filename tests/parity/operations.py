@@ -186,7 +186,7 @@ def _anchors(fixture):
     padded = fixture.input("anchors/valid_flags_pad_shape")[None]
     grids = []
     for (height, width), stride in zip(sizes, _STRIDES, strict=True):
-        grids.append(numpy(anchor_grid(int(height), int(width), stride)))
+        grids.append(numpy(anchor_grid(int(height), int(width), stride, base_anchors(stride))))
         fixture.compare(f"anchors/base_s{stride}", base_anchors(stride), "boxes")
         fixture.compare(f"anchors/grid_s{stride}", grids[-1], "boxes")
         valid = centred_inside(grids[-1], padded)

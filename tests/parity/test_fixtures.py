@@ -11,6 +11,7 @@ import pytest
 
 from tests.parity.fixture import Fixture
 from tests.parity.operations import compare_operations
+from tests.parity.rdsnet import compare_rdsnet
 from tests.parity.refinemask import compare_refinemask
 from tests.parity.systems import compare_system
 
@@ -39,6 +40,14 @@ def test_heads_of_refinemask_agree_with_the_reference():
     assert not fixture.excused
 
 
+def test_parts_of_rdsnet_agree_with_the_reference():
+    fixture = Fixture(_DATA / "rdsnet_reference.npz")
+    training = keras.backend.backend() == "tensorflow"
+    compare_rdsnet(fixture, training)
+    assert fixture.report()
+    assert bool(fixture.excused) != training
+
+
 def test_operations_agree_with_the_reference():
     fixture = Fixture(_DATA / "ops_reference.npz")
     compare_operations(fixture)
@@ -47,7 +56,7 @@ def test_operations_agree_with_the_reference():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*_SYSTEMS, "refinemask"])
+@pytest.mark.parametrize("name", [*_SYSTEMS, "refinemask", "rdsnet"])
 def test_systems_agree_with_the_reference_on_jax(name):
     """python -m pytest -m slow tests/parity"""
     command = [sys.executable, "-m", "tests.parity", _DATA / f"{name}_reference.npz", "--forward"]

@@ -14,13 +14,13 @@ def test_base_anchors_by_hand():
 
 
 def test_base_anchors_of_another_scale():
-    first = base_anchors(8, scale=4)[0]
+    first = base_anchors(8, scales=(4,))[0]
     np.testing.assert_allclose(first, [-22.627, -11.314, 22.627, 11.314], atol=1e-3)
     assert base_anchors(8, ratios=(1.0,)).shape == (1, 4)
 
 
 def test_order_is_row_column_ratio_and_centres_are_cell_corners():
-    grid = numpy(anchor_grid(2, 3, 8)).reshape(2, 3, 3, 4)
+    grid = numpy(anchor_grid(2, 3, 8, base_anchors(8))).reshape(2, 3, 3, 4)
     centers = (grid[..., :2] + grid[..., 2:]) / 2
     for y in range(2):
         for x in range(3):

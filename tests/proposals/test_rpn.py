@@ -13,7 +13,7 @@ from builders import (
 from keras import ops
 
 from pac_keras.losses import absolute_error
-from pac_keras.proposals.anchors import anchor_grid, inside_picture
+from pac_keras.proposals.anchors import anchor_grid, base_anchors, inside_picture
 from pac_keras.proposals.rpn import RPN, flatten_levels, propose, rpn_loss
 from pac_keras.structures import CROWD, PADDING
 
@@ -214,7 +214,7 @@ def test_objectness_by_hand():
 
 def test_counts_are_sampled_anchors():
     maps = flat_maps(levels=(2,))
-    inside = int(numpy(inside_picture(anchor_grid(16, 16, 4), SIZES, 0)).sum())
+    inside = int(numpy(inside_picture(anchor_grid(16, 16, 4, base_anchors(4)), SIZES, 0)).sum())
     empty = ground_truth(np.zeros((1, 2, 4)), [[PADDING, PADDING]])
     assert 100 < inside < 256
     found = losses(maps, empty)
@@ -247,7 +247,7 @@ def test_anchors_in_the_padding_are_not_used():
     small = losses(maps, truth, sizes=np.asarray([[20, 20]]))
     assert small == {"objectness": (0, 0), "box": (0, 0)}  # no anchor fits
     wide = np.asarray([[40, 64]], "int32")
-    inside = numpy(inside_picture(anchor_grid(16, 16, 4), wide, 0))[0]
+    inside = numpy(inside_picture(anchor_grid(16, 16, 4, base_anchors(4)), wide, 0))[0]
 
     def loss(logits):
         empty = ground_truth(np.zeros((1, 1, 4)), [[PADDING]])

@@ -17,11 +17,12 @@ REGIONS = [
 ]
 
 
-def matched(regions, truth, thresholds, low_quality=None, valid=None):
+def matched(regions, truth, thresholds, low_quality=None, valid=None, ties=True):
     """`match` of one picture as NumPy Matches without the batch axis."""
     boxes = np.asarray([regions], "float32")
     valid = np.ones(boxes.shape[:2], "float32") if valid is None else np.asarray([valid], "float32")
-    return Matches(*(numpy(x)[0] for x in match(boxes, valid, truth, thresholds, low_quality)))
+    found = match(boxes, valid, truth, thresholds, low_quality, ties=ties)
+    return Matches(*(numpy(x)[0] for x in found))
 
 
 def test_match_by_hand():
@@ -39,6 +40,20 @@ def test_low_quality_matches_give_every_object_its_best_regions():
     np.testing.assert_array_equal(found.objects, [0, 0, 1, 0, 0, 1])
     too_low = matched(regions, truth, (0.3, 0.6), low_quality=0.41)
     np.testing.assert_array_equal(too_low.labels[2:], [PADDING, NO_OBJECT, NO_OBJECT, PADDING])
+
+
+def test_without_ties_an_object_gets_the_first_of_its_best_regions():
+    truth = ground_truth(OBJECTS, LABELS, extra=2)
+    regions = [*REGIONS[:4], [20, 32, 40, 40], [20, 20, 40, 28]]  # three times .4 with object 1
+    found = matched(regions, truth, (0.3, 0.6), low_quality=0.3, ties=False)
+    np.testing.assert_array_equal(found.labels, [3, 3, 5, NO_OBJECT, PADDING, PADDING])
+    np.testing.assert_array_equal(found.objects, [0, 0, 1, 0, 0, 0])
+    found = matched(
+        regions, truth, (0.3, 0.6), low_quality=0.3, valid=[1, 1, 0, 1, 1, 1], ties=False
+    )
+    np.testing.assert_array_equal(found.labels, [3, 3, PADDING, NO_OBJECT, 5, PADDING])
+    too_low = matched(regions, truth, (0.3, 0.6), low_quality=0.41, ties=False)
+    np.testing.assert_array_equal(too_low.labels[2:], [PADDING, NO_OBJECT, PADDING, PADDING])
 
 
 def test_of_equal_objects_the_first_is_taken_and_low_quality_gives_the_last():

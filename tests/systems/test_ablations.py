@@ -11,6 +11,8 @@ from pac_keras import (
     CascadeMaskRCNN,
     MaskRCNN,
     MaskScoringRCNN,
+    RDSNet,
+    RDSNetS,
     RefineMask,
     SCNet,
 )
@@ -90,6 +92,27 @@ ROWS = {
     "class-agnostic last scale": (RefineMask, {}, {"class_agnostic_last": True}),
     "smooth L1": (RefineMask, {}, {"box_error": "smooth_l1"}),
     "box losses once": (RefineMask, {}, {"box_loss_weight": 1.0}),
+    # RDSNet's table 2: masks beside boxes; table 4: what masks do to boxes; figure 5: the prior.
+    "T2 boxes alone": (RDSNet, {}, {"mask_loss_weight": 0.0}),
+    "T4 no refinement": (RDSNet, {}, {"box_refinement": "none"}),
+    "T4 direct": (RDSNet, {}, {"box_refinement": "direct"}),
+    "wider prior": (RDSNet, {}, {"prior_width": 0.1}),
+    "no background vector": (RDSNet, {}, {"rep_background": False}),
+    "other vectors": (RDSNet, {}, {"rep_channels": 8}),
+    "trained on whole pictures": (RDSNet, {}, {"train_expand": None}),
+    "boxes around surer pixels": (RDSNet, {"box_refinement": "direct"}, {"mask_threshold": 0.5}),
+    "mmdetection 1.x": (RDSNet, {}, {"legacy": True}),
+    # Table 3, from the last row to the first.
+    "T3 boxes not enlarged at test": (RDSNetS, {}, {"test_expand": 1.0}),
+    "T3 all background": (RDSNetS, {}, {"ohem": False}),
+    "T3 boxes not enlarged": (RDSNetS, {"ohem": False}, {"train_expand": 1.0}),
+    "T3 linear combination": (
+        RDSNetS,
+        {"ohem": False, "train_expand": 1.0, "test_expand": 1.0},
+        {"combine": "linear"},
+    ),
+    "RDSNet_s, refined boxes": (RDSNetS, {"box_refinement": "none"}, {"box_refinement": "bayes"}),
+    "RDSNet_s, no semantic branch": (RDSNetS, {}, {"semantic_branch": False}),
     # Baselines: interleaved execution (table 3 of HTC), and MS R-CNN's switches.
     "Mask R-CNN, interleaved": (MaskRCNN, {}, {"interleaved": True}),
     "Cascade, interleaved": (CascadeMaskRCNN, {}, {"interleaved": True}),
@@ -157,7 +180,8 @@ def test_switch_changes_something(row):
 
 def _build(system, arguments):
     # Samples that hold more than the objects' own boxes, which are the same at every stage.
-    model = tiny.fix_proposals(tiny.build(system, roi_samples=64, **arguments), count=96)
+    more = {"roi_samples": 64} if system in tiny.TWO_STAGE else {}
+    model = tiny.fix_proposals(tiny.build(system, **(more | arguments)), count=96)
     for stage in tiny.stages(model):  # fresh heads hardly move a box: all stages would see the same
         kernel = stage.head.deltas.kernel
         kernel.assign(100.0 * kernel)

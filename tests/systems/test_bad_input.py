@@ -62,6 +62,9 @@ def check_choice_is_refused(system, name, value, expected):
         (pac_keras.RefineMask, "box_error", "l2", "smooth_l1"),
         (pac_keras.RefineMask, "boundary_width", 0, "1, 2, 3"),
         (pac_keras.RefineMask, "num_stages", 5, "4"),
+        (pac_keras.RDSNet, "combine", "product", "linear"),
+        (pac_keras.RDSNet, "box_refinement", "mask", "direct"),
+        (pac_keras.RDSNetS, "trained_part", "masks", "box_refinement"),
         (pac_keras.PAC, "roi_fusion", "mean", "concat"),
         (pac_keras.MaskScoringRCNN, "rescore", "box", "segm"),
         (pac_keras.MaskScoringRCNN, "quality_threshold", "mask", "logit"),
@@ -101,6 +104,11 @@ def test_refinemask_refines_only_masks_that_are_trained():
         tiny.build(pac_keras.RefineMask, deep_supervision=False)
 
 
+def test_rdsnet_trains_only_a_refinement_that_is_there():
+    with pytest.raises(ValueError, match=r'box_refinement="bayes".*none'):
+        tiny.build(pac_keras.RDSNet, trained_part="box_refinement", box_refinement="none")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [{"norm": "frozen"}, {"frozen_stages": 1}],
@@ -115,8 +123,7 @@ def test_fit_refuses_frozen_random_weights(system, arguments):
 
 def test_fit_refuses_data_of_another_number_of_classes(system):
     data = shapes(count=2, size=64, training=True, batch_size=2)
-    arguments = tiny.ARGUMENTS | tiny.OWN_ARGUMENTS.get(system, {})
-    wrong = system(data.num_classes + 1, **arguments)
+    wrong = system(data.num_classes + 1, **tiny.arguments(system))
     wrong.compile("sgd")
     found = f"{data.num_classes} categories.*num_classes={data.num_classes + 1}"
     with pytest.raises(ValueError, match=found):

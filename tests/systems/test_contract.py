@@ -1,5 +1,7 @@
 """What every system keeps to, whatever is in it."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -17,9 +19,25 @@ def system(request):
     return request.param
 
 
+@pytest.fixture(scope="module", params=tiny.TWO_STAGE, ids=lambda system: system.__name__)
+def two_stage(request):
+    return request.param
+
+
+@functools.cache
+def _built(system):
+    return tiny.build(system)
+
+
 @pytest.fixture(scope="module")
 def model(system):
-    return tiny.build(system)
+    return _built(system)
+
+
+@pytest.fixture(scope="module")
+def proposing(two_stage):
+    """A model with a region proposal network."""
+    return _built(two_stage)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +65,12 @@ def test_shapes_dtypes_and_ranges_of_detections(system, model):
     for name in ("scores", "box_scores", "masks"):
         assert found[name].min() >= 0 and found[name].max() <= 1
     assert np.all(np.diff(found["scores"], axis=1) <= 0)  # best first
-    np.testing.assert_array_equal(found["mask_frames"], found["boxes"])
+    if system in tiny.TWO_STAGE:
+        np.testing.assert_array_equal(found["mask_frames"], found["boxes"])
 
 
 def test_rows_without_detection_are_empty_and_last(system):
-    model = tiny.build(system, score_threshold=0.0, max_detections=400, max_proposals=(40, 30))
+    model = tiny.build(system, score_threshold=0.0, max_detections=900)
     found = tiny.numbers(model(tiny.tensors(tiny.images())))
     absent = found["labels"] == PADDING
     assert 0 < np.sum(absent) < absent.size
@@ -69,32 +88,37 @@ def test_losses_are_finite(model, objects):
     losses = tiny.loss_values(model, tiny.batch(objects))
     assert np.all(np.isfinite(list(losses.values()))), losses
     assert set(losses) == {tracker.name for tracker in model.trackers}
-    assert losses["rpn_objectness"] > 0 or objects[0] == (CROWD,)
+    if "rpn_objectness" in losses:
+        assert losses["rpn_objectness"] > 0 or objects[0] == (CROWD,)
     has_objects = not isinstance(objects[0], tuple) and objects[0] > 0
     for name in losses:
         if "mask" in name or name in ("rpn_box", "box", "stage1_box"):
             assert (losses[name] > 0) == has_objects, name
 
 
-def test_a_crowd_is_no_background(model):
+def test_a_crowd_is_no_background(proposing):
     """A crowd over the whole picture: no region has a class loss; without it all of them have."""
     sizes = (64, 96), (64, 64)  # multiples of 32: no anchor's centre is outside, in any system
-    crowd = tiny.loss_values(model, tiny.batch(((CROWD,), (CROWD,)), sizes))
-    empty = tiny.loss_values(model, tiny.batch((0, 0), sizes))
+    crowd = tiny.loss_values(proposing, tiny.batch(((CROWD,), (CROWD,)), sizes))
+    empty = tiny.loss_values(proposing, tiny.batch((0, 0), sizes))
     names = [name for name in crowd if name.endswith(("objectness", "class"))]
-    assert len(names) == 1 + len(tiny.stages(model))
+    assert len(names) == 1 + len(tiny.stages(proposing))
     for name in names:
         assert crowd[name] == 0 and empty[name] > 0, name
 
 
 def test_every_trainable_variable_gets_a_gradient(system):
-    # Large enough for an anchor of P5 inside the picture, and every anchor is sampled.
-    model = tiny.build(system, rpn_samples=20000, roi_samples=64, seed=2)
-    batch = tiny.tensors(tiny.batch((5,), ((288, 320),), (288, 320)))
+    # Large enough for an anchor of P5 inside the picture, and every anchor is sampled. One-stage
+    # systems have losses at anchors near an object alone: there must be some for each level.
+    samples = {"rpn_samples": 20000, "roi_samples": 64}
+    model = tiny.build(system, seed=2, **(samples if system in tiny.TWO_STAGE else {}))
+    objects = 5 if system in tiny.TWO_STAGE else 40
+    size = (288, 320) if system in tiny.TWO_STAGE else (256, 416)
+    batch = tiny.tensors(tiny.batch((objects,), (size,), size, seed=1))
     with tf.GradientTape() as tape:
         total, _ = model.mean_losses(batch, True)
     gradients = tape.gradient(total, model.trainable_variables)
-    assert len(gradients) > 100
+    assert len(gradients) > 80
     without = [
         variable.path
         for variable, gradient in zip(model.trainable_variables, gradients, strict=True)
@@ -110,7 +134,7 @@ def test_a_seed_decides_the_first_weights_and_no_two_layers_start_alike(system):
         return [ops.convert_to_numpy(v) for v in model.weights if v.name == "kernel"]
 
     drawn = kernels()
-    assert len(drawn) > 40 and all(map(np.array_equal, drawn, kernels()))
+    assert len(drawn) > 30 and all(map(np.array_equal, drawn, kernels()))
     starts = [kernel.ravel()[:8] / kernel.std() for kernel in drawn]
     assert len(np.unique(np.round(starts, 3), axis=0)) == len(drawn)
 
@@ -124,9 +148,9 @@ def test_extra_object_rows_change_no_loss(fixed):
     assert few == pytest.approx(many, rel=1e-5)
 
 
-def test_extra_region_rows_change_nothing(system):
+def test_extra_region_rows_change_nothing(two_stage):
     batch = tiny.batch((3, 1))
-    few, many = (tiny.fix_proposals(tiny.build(system), extra=extra) for extra in (0, 9))
+    few, many = (tiny.fix_proposals(tiny.build(two_stage), extra=extra) for extra in (0, 9))
     assert tiny.loss_values(few, batch) == pytest.approx(tiny.loss_values(many, batch), rel=1e-5)
     expected = tiny.numbers(few(tiny.tensors(batch.images)))
     found = tiny.numbers(many(tiny.tensors(batch.images)))
@@ -135,21 +159,21 @@ def test_extra_region_rows_change_nothing(system):
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-def test_no_anchor_target_lies_in_the_padding(model):
+def test_no_anchor_target_lies_in_the_padding(proposing):
     """Any other answer of the RPN there, and a larger canvas, leave its losses as they are."""
     # Multiples of 32: the reference lets anchors of Mask R-CNN reach to the next one.
     images, truth = tiny.tensors(tiny.batch((3, 2), ((64, 96), (32, 64))))
-    maps = model.rpn(model.encode(images))
-    expected = _sums(model.rpn_losses(maps, images.sizes, truth))
+    maps = proposing.rpn(proposing.encode(images))
+    expected = _sums(proposing.rpn_losses(maps, images.sizes, truth))
     assert all(value > 0 for value in expected.values())
     disturbed = {level: _disturbed(fields, level, images.sizes) for level, fields in maps.items()}
     enlarged = {level: _enlarged(fields, level) for level, fields in maps.items()}
     assert np.any(ops.convert_to_numpy(disturbed[2][0] != maps[2][0])[1])
     for changed in (disturbed, enlarged):
-        losses = _sums(model.rpn_losses(changed, images.sizes, truth))
+        losses = _sums(proposing.rpn_losses(changed, images.sizes, truth))
         assert losses == pytest.approx(expected, rel=1e-5)
     everywhere = {level: [field + 3.0 for field in fields] for level, fields in maps.items()}
-    changed = _sums(model.rpn_losses(everywhere, images.sizes, truth))
+    changed = _sums(proposing.rpn_losses(everywhere, images.sizes, truth))
     assert all(abs(changed[name] - expected[name]) > 0.1 for name in expected)
 
 
@@ -174,11 +198,11 @@ def _enlarged(fields, level):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_no_proposal_lies_in_the_padding(model, training):
+def test_no_proposal_lies_in_the_padding(proposing, training):
     images = tiny.tensors(tiny.images(((64, 96), (64, 96))))
-    maps = model.rpn(model.encode(images))
+    maps = proposing.rpn(proposing.encode(images))
     sizes = np.asarray([[40, 56], [64, 96]], "int32")
-    rois = model.propose(maps, ops.convert_to_tensor(sizes), training)
+    rois = proposing.propose(maps, ops.convert_to_tensor(sizes), training)
     valid = ops.convert_to_numpy(rois.valid) > 0
     boxes = ops.convert_to_numpy(rois.boxes)
     assert np.all(valid.any(axis=1))
@@ -242,8 +266,8 @@ def half_precision():
     keras.config.set_dtype_policy(policy)
 
 
-def test_mixed_precision_keeps_boxes_in_float32(system, half_precision):
-    model = tiny.build(system)
+def test_mixed_precision_keeps_boxes_in_float32(two_stage, half_precision):
+    model = tiny.build(two_stage)
     assert model.backbone.compute_dtype == "bfloat16"
     # 1 / 3 of a pixel at x = 900 is lost in half precision.
     images = tiny.tensors(tiny.images(((64, 1024),) * 2, (64, 1024)))

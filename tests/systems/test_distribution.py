@@ -26,14 +26,16 @@ def results(request, tmp_path_factory):
 
 def test_losses_of_unequal_shards(results):
     """One picture with one object, one with twelve: the sums are divided by common counts."""
-    assert {"loss", "rpn_box"} < set(results["one_step"])
+    assert {"loss", "rpn_box"} < set(results["one_step"]) or {"loss", "box"} < set(
+        results["one_step"]
+    )
     assert any("mask" in name for name in results["one_step"])
     assert results["two_step"] == pytest.approx(results["one_step"], rel=1e-5, abs=1e-6)
 
 
 def test_weights_after_a_step_of_unequal_shards(results):
     one, two = results["one_weights"], results["two_weights"]
-    assert one.keys() == two.keys() and len(one) > 150
+    assert one.keys() == two.keys() and len(one) > 130
     for name in one:
         np.testing.assert_allclose(two[name], one[name], rtol=1e-5, atol=1e-5, err_msg=name)
     moved = [np.abs(one[name] - results["before"][name]).max() for name in one]

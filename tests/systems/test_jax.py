@@ -41,7 +41,7 @@ def results(request, tmp_path_factory):
 def test_losses_agree(results):
     expected, found = results["tensorflow"]["losses"], results["jax"]["losses"]
     assert found.keys() == expected.keys()
-    assert len(expected) >= 6 and all(value > 0 for value in expected.values())
+    assert len(expected) >= 4 and all(value > 0 for value in expected.values())
     for name in expected:
         assert found[name] == pytest.approx(expected[name], rel=1e-3), name
 

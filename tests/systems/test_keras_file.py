@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from pac_keras import HTC, PAC, RefineMask, SCNet
+from pac_keras import HTC, PAC, RDSNet, RDSNetS, RefineMask, SCNet
 
 pytest.importorskip("tensorflow")
 
@@ -47,6 +47,20 @@ CASES = {
             "box_loss_weight": 1.0,
         },
     ),
+    "rdsnet": (
+        RDSNet,
+        {
+            "legacy": True,
+            "rep_background": False,
+            "box_refinement": "direct",
+            "train_expand": None,
+            "test_expand": 1.0,
+        },
+    ),
+    "rdsnet_compiled": (RDSNet, {"combine": "linear", "ohem": False, "prior_width": 0.1}),
+    "refinement_compiled": (RDSNet, {"trained_part": "box_refinement", "mask_threshold": 0.3}),
+    "rdsnet_s": (RDSNetS, {"semantic_branch": False, "combine": "linear"}),
+    "rdsnet_s_compiled": (RDSNetS, {"pre_nms": 40, "mask_samples": 5}),
     "pac_compiled": (PAC, {"semantic": "htc", "test_mask_stage": 1, "mask_quality": True}),
 }
 CATEGORIES = ((3, "dot"), (7, "cup"), (8, "pen"), (9, "hat"), (11, "cat"))
@@ -134,6 +148,6 @@ def test_arguments_come_back(models):
     for name, model in models[0].items():
         config = model.get_config()
         system, arguments = CASES[name]
-        expected = tiny.ARGUMENTS | tiny.OWN_ARGUMENTS.get(system, {}) | SHARED | arguments
+        expected = tiny.arguments(system) | SHARED | arguments
         assert {argument: config[argument] for argument in expected} == expected
         assert config["num_classes"] == tiny.CLASSES

@@ -19,54 +19,74 @@ from pac_keras import (
     Images,
     MaskRCNN,
     MaskScoringRCNN,
+    RDSNet,
+    RDSNetS,
     RefineMask,
     SCNet,
 )
 from pac_keras.boxes import clip_boxes
 from pac_keras.structures import CROWD, IGNORED_PIXEL, PADDING, Rois
 
-SYSTEMS = (MaskRCNN, CascadeMaskRCNN, MaskScoringRCNN, RefineMask, HTC, SCNet, PAC)
+TWO_STAGE = (MaskRCNN, CascadeMaskRCNN, MaskScoringRCNN, RefineMask, HTC, SCNet, PAC)
+ONE_STAGE = (RDSNet, RDSNetS)
+SYSTEMS = (*ONE_STAGE, *TWO_STAGE)
 SEMANTIC = (HTC, SCNet, PAC)  # those with a branch that segments the whole picture
 # Tracing a training step takes half a minute: by default it is done for the largest system alone.
 TRACED = tuple(
     pytest.param(system, marks=[] if system is PAC else [pytest.mark.slow]) for system in SYSTEMS
 )
 CLASSES, SEMANTIC_CLASSES = 5, 6
-ARGUMENTS = {
+COMMON = {
     "backbone": "resnet18",
     "base_channels": 16,  # fewer crash oneDNN's gradient of strided 1x1 convolutions at batch 1
     "frozen_stages": 0,
     "norm": "batch",
     "channels": 8,
+    "max_detections": 10,
+    "sampling": "first",
+}
+REGIONS = {
     "fc_channels": 16,
     "pre_nms": (50, 50),
     "max_proposals": (40, 30),
     "rpn_samples": 32,
     "roi_samples": 16,
-    "max_detections": 10,
-    "sampling": "first",
 }
+# A new RetinaNet gives every class a probability of 0.01.
+ANCHORS = {"pre_nms": 50, "rep_channels": 4, "mask_samples": 16, "score_threshold": 0.001}
 # RefineMask halves its channels three times.
-OWN_ARGUMENTS = {RefineMask: {"channels": 32}}
+OWN_ARGUMENTS = {
+    RefineMask: {"channels": 32},
+    RDSNet: {"num_convs": 2, "norm_groups": 4},
+    RDSNetS: {"box_refinement": "bayes"},
+}
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 
 
-def build(system, seed=0, **arguments):
+def arguments(system):
+    """What a small `system` is built with."""
+    own = OWN_ARGUMENTS.get(system, {})
+    return COMMON | (REGIONS if system in TWO_STAGE else ANCHORS) | own
+
+
+def build(system, seed=0, **changed):
     """A small `system` with random weights that depend on `seed` alone."""
     keras.utils.set_random_seed(seed)
     if system in SEMANTIC:
-        arguments = {"num_semantic_classes": SEMANTIC_CLASSES} | arguments
-    return system(CLASSES, **(ARGUMENTS | OWN_ARGUMENTS.get(system, {}) | arguments))
+        changed = {"num_semantic_classes": SEMANTIC_CLASSES} | changed
+    return system(CLASSES, **(arguments(system) | changed))
 
 
 def mask_side(system):
     """Cells per side of a system's masks."""
-    return 112 if system is RefineMask else 28
+    return 112 if system in (RefineMask, *ONE_STAGE) else 28
 
 
 def stages(model):
-    """The box stages of a system, one or several."""
+    """The box stages of a system: several, one, or none."""
+    if isinstance(model, ONE_STAGE):
+        return []
     return model.stages if hasattr(model, "stages") else [model.stage]
 
 
@@ -143,7 +163,10 @@ def loss_values(model, batch, training=True):
 
 
 def fix_proposals(model, count=24, extra=0, size=(64, 96), seed=1):
-    """Makes `model` propose the same boxes in every picture; the last `extra` rows are padding."""
+    """Makes `model` propose the same boxes in every picture; the last `extra` rows are padding.
+
+    One-stage systems have no proposals; nothing of theirs is drawn by lot with sampling="first".
+    """
     random = np.random.default_rng(seed)
     boxes = np.asarray([_box(random, *size) for _ in range(count)] + [(0,) * 4] * extra, "float32")
     valid = np.asarray([1] * count + [0] * extra, "float32")

@@ -8,11 +8,12 @@ import pytest
 import pac_keras
 from pac_keras.weights import to_mmdet
 from pac_keras.weights.names import names
+from tests.builders import count_weights
 
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 BLOCKS |= {f"resnext101_{kind}": (3, 4, 23, 3) for kind in ("32x4d", "64x4d")}
 GROUPS = {"resnext101_32x4d": (32, 2), "resnext101_64x4d": (64, 4)}  # and width over planes
-SYSTEMS = ("MaskRCNN", "CascadeMaskRCNN", "MaskScoringRCNN", "HTC", "SCNet", "RefineMask")
+SYSTEMS = ("MaskRCNN", "CascadeMaskRCNN", "MaskScoringRCNN", "HTC", "SCNet", "RefineMask", "RDSNet")
 TENSORS = dict(zip(SYSTEMS, (360, 400, 374, 426, 426), strict=False))  # of R50, where published
 PARAMETERS = {
     ("MaskRCNN", "resnet50"): 44_396_336,
@@ -35,8 +36,11 @@ PARAMETERS = {
     ("RefineMask", "resnet50"): 48_160_059,
     ("RefineMask", "resnet101"): 67_152_187,
     ("RefineMask", "resnext101_32x4d"): 66_780_731,
+    ("RDSNet", "resnet50"): 44_619_668,  # without MBRM, which is in no checkpoint
+    ("RDSNet", "resnet101"): 63_611_796,
 }
-FAST = {(system, "resnet50") for system in ("MaskRCNN", "SCNet", "RefineMask")}
+MBRM = {"mbrm.weight": (1, 1, 9), "mbrm.bias": (1,)}
+FAST = {(system, "resnet50") for system in ("MaskRCNN", "SCNet", "RefineMask", "RDSNet")}
 CASES = [(system, backbone) for system in SYSTEMS for backbone in BLOCKS]
 
 
@@ -139,8 +143,33 @@ def refine_mask_head(simple=False):
     return table | layer(f"{prefix}final_instance_logits", 80, 32, 1, 1)
 
 
+def group_norm_convs(prefix, numbers):
+    table = {}
+    for i in numbers:
+        table[f"{prefix}{i}.conv.weight"] = (256, 256, 3, 3)
+        table |= {f"{prefix}{i}.gn.{field}": (256,) for field in ("weight", "bias")}
+    return table
+
+
+def rdsnet():
+    table = {}
+    for i, channels in enumerate((512, 1024, 2048)):
+        table |= layer(f"neck.lateral_convs.{i}.conv", 256, channels, 1, 1)
+    for i, channels in enumerate((256, 256, 256, 2048, 256)):
+        table |= layer(f"neck.fpn_convs.{i}.conv", 256, channels, 3, 3)
+    for kind, filters in (("cls", 720), ("reg", 36), ("rep", 576)):
+        table |= group_norm_convs(f"bbox_head.{kind}_convs.", range(4))
+        table |= layer(f"bbox_head.retina_{kind}", filters, 256, 3, 3)
+    for i, numbers in enumerate(((0,), (0,), (0, 2))):
+        table |= group_norm_convs(f"mask_head.lateral_convs.{i}.", numbers)
+    table |= group_norm_convs("mask_head.final_convs.0.", (0,))
+    return table | layer("mask_head.conv_reps", 32, 256, 1, 1)
+
+
 def layout(system, kind, simple=False):
     """{name: shape} without the counters of batches."""
+    if system == "RDSNet":
+        return backbone(kind) | rdsnet()
     table = backbone(kind) | pyramid_and_rpn()
     if system == "RefineMask":
         return table | box_head("roi_head.bbox_head.", 320) | refine_mask_head(simple)
@@ -176,7 +205,8 @@ def test_names_and_shapes_are_the_published_ones(system, kind):
     """python -m pytest -m slow tests/weights"""
     model = getattr(pac_keras, system)(80, kind)
     expected = layout(system, kind)
-    assert {name: tensor.shape() for name, tensor in names(model).items()} == expected
+    own = MBRM if system == "RDSNet" else {}
+    assert {name: tensor.shape() for name, tensor in names(model).items()} == expected | own
     if kind == "resnet50" and system in TENSORS:
         assert len(to_mmdet(model)) == TENSORS[system]
     learned = {n: shape for n, shape in expected.items() if "running" not in n}
@@ -193,3 +223,9 @@ def test_refinemasks_simple_head():
     assert {name: tensor.shape() for name, tensor in names(model).items()} == expected
     learned = [np.prod(shape) for name, shape in expected.items() if "running" not in name]
     assert sum(learned) == 48_070_734
+
+
+@pytest.mark.slow
+def test_rdsnet_s_has_as_many_weights_as_the_fact_sheet_counts():
+    """YOLACT's 54,285,839 in mmdetection, and 3 x 32 vectors per cell more."""
+    assert count_weights(pac_keras.RDSNetS(80, "resnet101")) == 54_507_119

@@ -1,0 +1,36 @@
+"""How a `pac_keras.data` Dataset reaches Keras's `fit`, `evaluate` and `predict`."""
+
+import itertools
+
+import keras
+
+from pac_keras.structures import Batch, GroundTruth, Images
+
+
+def feed(dataset, start_epoch=None):
+    """What Keras iterates over: Batches from `start_epoch` on, without end; None = one epoch.
+
+    On TensorFlow heights and widths are unknown, so that every shape fits one graph.
+    """
+
+    def batches():
+        epochs = 1 if start_epoch is None else None
+        return (batch for batch in dataset.batches(start_epoch or 0, epochs))
+
+    if keras.backend.backend() != "tensorflow":
+        return batches()
+    import tensorflow as tf
+
+    images, truth = (itertools.starmap(tf.TensorSpec, part) for part in dataset.spec())
+    spec = Batch(Images(*images), GroundTruth(*truth))
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread keeps the end of `fit` waiting, up to a minute
+    batched = tf.data.Dataset.from_generator(batches, output_signature=spec)
+    return batched.prefetch(2).with_options(options)
+
+
+def is_dataset(x):
+    """Whether `x` is one; the import is lazy, since a deployed model does not need the data."""
+    from pac_keras.data import Dataset
+
+    return isinstance(x, Dataset)
