@@ -6,7 +6,8 @@ Half-width ResNet-18, pictures of 128 px drawn in memory. AdamW at 2e-3 for batc
 rule 2e-3 * B / 8 for another. Then its boxes' refinement, a second run with everything else frozen:
 
     python train.py configs/rdsnet_r18_shapes.py --output runs/rdsnet_boxes \
-        --weights runs/rdsnet/model.keras --model.trained_part box_refinement --epochs 1
+        --weights runs/rdsnet/model.keras --model.trained_part box_refinement \
+        --learning_rate 0.05 --epochs 2
 """
 
 from functools import partial

@@ -14,8 +14,8 @@ The refinement of the boxes (1000 steps, as in the paper) is trained afterwards,
         --weights runs/rdsnet/model.keras --model.trained_part box_refinement \
         --train.limit 8000 --epochs 1 --milestones 1
 
-Expected (the code's; not measured here), mask AP / box AP on val2017: 32.1 / 36.8, box AP 37.8 after
-the second run.
+Expected (the code's; not measured here), mask AP / box AP on val2017: 32.1 / 36.8, box AP 37.8
+after the second run.
 """
 
 from functools import partial

@@ -90,7 +90,10 @@ def detect(model, pictures):
 
 
 def target_size(size, preprocessing):
-    """int32 (height, width) after the keep-ratio resize, as `data.image.target_size`."""
+    """int32 (height, width) after the resize, as `data.image.target_size`."""
+    if not preprocessing.keep_ratio:
+        landscape = preprocessing.short_side, preprocessing.long_side
+        return tf.where(size[1] > size[0], landscape, landscape[::-1])
     sides = tf.cast(size, tf.float64)
     long_side = tf.cast(preprocessing.long_side, tf.float64) / tf.reduce_max(sides)
     short_side = tf.cast(preprocessing.short_side, tf.float64) / tf.reduce_min(sides)

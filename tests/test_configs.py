@@ -32,6 +32,7 @@ def config(name):
 def test_the_configs_are_there():
     others = {"pac_r18_shapes", "pac_r18_nuclei", "pac_r18_folder"}
     others |= {"refinemask_r50_lvis", "refinemask_r50_cityscapes"}
+    others |= {"rdsnet_r50_coco", "rdsnet_r101_coco", "rdsnet_s_r101_coco", "rdsnet_r18_shapes"}
     assert {path.stem for path in CONFIGS} >= others | set(PAPERS)
 
 
@@ -130,6 +131,30 @@ def test_refinemasks_longer_schedules_as_its_docstring_says():
     assert (triple.epochs, triple.milestones) == (36, (28, 34))
     assert triple.train.keywords["augmentation"] == Augmentation(0.5, tuple(range(640, 801)))
     assert triple.train.keywords["frame"] == (224, 224)
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
+def test_rdsnet_and_its_second_run(backbone):
+    name = f"rdsnet_{backbone.replace('resnet', 'r')}_coco"
+    experiment = config(name)
+    assert experiment.model.keywords == {"backbone": backbone}
+    assert (experiment.epochs, experiment.milestones) == (12, (8, 11))
+    assert (experiment.batch_size, experiment.learning_rate, experiment.clip_norm) == (8, 0.005, 35)
+    assert (experiment.warmup_steps, experiment.warmup_factor) == (500, 1 / 3)
+    options = CONFIGS[0].with_name(f"{name}.py").read_text().replace("\\", " ").split()
+    start = options.index("--model.trained_part")
+    second = apply_overrides(experiment, options[start : start + 8])
+    assert second.model.keywords["trained_part"] == "box_refinement"
+    assert (second.epochs, second.train.keywords["limit"] / second.batch_size) == (1, 1000)
+
+
+def test_rdsnet_s():
+    experiment = config("rdsnet_s_r101_coco")
+    assert experiment.model.keywords == {"backbone": "resnet101"}
+    for part in (experiment.train, experiment.valid):
+        assert part.keywords["preprocessing"] == Preprocessing(550, 550, keep_ratio=False)
+    assert (experiment.epochs, experiment.batch_size, experiment.learning_rate) == (48, 8, 1e-3)
+    assert (experiment.momentum, experiment.weight_decay) == (0.9, 5e-4)
 
 
 def test_frame_and_repeats_from_the_command_line():

@@ -67,6 +67,18 @@ def test_boxes_and_masks_are_in_the_original_picture():
     assert model.shapes == [(1, 64, 64, 3)]  # 40 x 60, to multiples of 32
 
 
+def test_without_keep_ratio_each_axis_goes_back_by_its_own_scale():
+    model = Model()
+    model.preprocessing = Preprocessing(short_side=50, long_side=50, keep_ratio=False)
+    for size in ((20, 30), (90, 8)):
+        found = predict(model, photo(*size))
+        np.testing.assert_allclose(found.boxes, [[0, 0, size[1] / 2, size[0]]], rtol=1e-6)
+        assert (
+            found.masks[:, :, : size[1] // 2].all() and not found.masks[:, :, size[1] // 2 :].any()
+        )
+    assert model.shapes == [(1, 64, 64, 3)] * 2
+
+
 def test_score_threshold():
     assert predict(Model(), photo(), score_threshold=0.1).names == ("cat", "dog")
     assert predict(Model(), photo(), score_threshold=0.95).names == ()

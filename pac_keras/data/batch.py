@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pac_keras.data.augment import Augmentation, augment, resize_keep_ratio
+from pac_keras.data.augment import Augmentation, augment, resize_to_target
 from pac_keras.data.collate import Layout, collate
 from pac_keras.data.image import Preprocessing, canvas, target_size
 from pac_keras.data.repeat import copy_numbers, repeat_factors, repeated
@@ -57,6 +57,7 @@ class Dataset:
         seed=0,
     ):
         _check(training, batch_size, frame, repeat_threshold)
+        _check_changes(preprocessing, augmentation)
         self.source = source
         self.training = training
         self.batch_size = batch_size
@@ -235,7 +236,7 @@ class Dataset:
         """Picture `index` as `epoch` shows it for the first (`copy` 0), the second, ... time."""
         sample = self.source[index]
         if not self.training:
-            return resize_keep_ratio(sample, self.preprocessing)
+            return resize_to_target(sample, self.preprocessing)
         random = np.random.default_rng((self.seed, epoch, index, copy))
         return augment(sample, self.preprocessing, self.augmentation, random)
 
@@ -250,6 +251,17 @@ def _check(training, batch_size, frame, repeat_threshold):
         raise ValueError("repeat_threshold is for training alone")
     if repeat_threshold is not None and not 0 < repeat_threshold <= 1:
         raise ValueError(f"repeat_threshold must be in (0, 1], got {repeat_threshold}")
+
+
+def _check_changes(preprocessing, augmentation):
+    """Raises a ValueError that names what of preprocessing and augmentation does not fit."""
+    if augmentation.expand < 1:
+        raise ValueError(f"augmentation.expand must be at least 1, got {augmentation.expand}")
+    if augmentation.short_sides and not preprocessing.keep_ratio:
+        raise ValueError(
+            "augmentation.short_sides needs preprocessing.keep_ratio: without it, the long side "
+            f"would stay {preprocessing.long_side}; got {augmentation.short_sides}"
+        )
 
 
 class _Group(NamedTuple):

@@ -48,16 +48,20 @@ def _objects(sample, canvas, layout):
     masks, mask_frames = np.zeros((size, *grid), "uint8"), np.tile(_EMPTY_FRAME, (size, 1))
     rows = _largest(sample, size)
     shapes = [sample.segmentations[row] for row in rows]
+    limits = frames.visible_limits(sample)
     boxes[: len(rows)], labels[: len(rows)] = sample.boxes[rows], sample.labels[rows]
     if layout.frame == "image":
         mask_frames[: len(rows)] = (0, 0, canvas[1], canvas[0])
     else:
         mask_frames[: len(rows)] = frames.object_frames(
-            boxes[: len(rows)], shapes, sample.transform
+            boxes[: len(rows)], shapes, sample.transform, limits
         )
     mask_frames = mask_frames.astype("float32")
     for row, shape in enumerate(shapes):
         masks[row] = frames.rasterise(shape, sample.transform, mask_frames[row], grid)
+    if layout.frame == "image":  # frames end at the canvas, not at the limits
+        right, bottom = np.minimum(limits[2:], grid[::-1]).astype("int64")
+        masks[:, bottom:], masks[:, :, right:] = 0, 0
     return boxes, labels, masks, mask_frames
 
 

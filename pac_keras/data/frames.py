@@ -8,6 +8,8 @@ from pycocotools import mask as mask_utils
 from pac_keras.data.sample import Segmentation
 
 MARGIN, MARGIN_PIXELS = 0.05, 1.0  # a frame is the object's box, larger by this on each side
+NO_LIMITS = (-np.inf, -np.inf, np.inf, np.inf)  # of `visible_limits`
+_WHOLE_WITHIN = 0.5  # network pixels: a picture that lacks no more of a side is whole
 
 
 def rasterise(segmentation, transform, frame, grid):
@@ -35,10 +37,11 @@ def rasterise(segmentation, transform, frame, grid):
     return _look_up(bitmap, y, x)
 
 
-def object_frames(boxes, segmentations, transform):
+def object_frames(boxes, segmentations, transform, limits=NO_LIMITS):
     """float32 `[G, 4]`: boxes that hold each object whole, with a margin, network pixels.
 
-    The json's box may be smaller than the shape that it belongs to; the frame covers both.
+    The json's box may be smaller than the shape that it belongs to; the frame covers both. What is
+    beyond `limits` (see `visible_limits`) is left out, so that objects end where a crop cuts them.
     """
     frames = np.asarray(boxes, "float32").reshape(-1, 4).copy()
     scale, offset = np.asarray(transform)[:, :1], np.asarray(transform)[:, 1:]
@@ -47,15 +50,32 @@ def object_frames(boxes, segmentations, transform):
         edges = scale * np.stack([low, high], axis=1) + offset
         frame[:2] = np.minimum(frame[:2], edges.min(axis=1))
         frame[2:] = np.maximum(frame[2:], edges.max(axis=1))
+    low, high = np.tile(np.asarray(limits, "float32").reshape(2, 2), 2)
+    frames = np.clip(frames, low, high)
     margin = MARGIN * (frames[:, 2:] - frames[:, :2]) + MARGIN_PIXELS
-    return np.concatenate([frames[:, :2] - margin, frames[:, 2:] + margin], axis=1)
+    frames = np.concatenate([frames[:, :2] - margin, frames[:, 2:] + margin], axis=1)
+    return np.clip(frames, low, high)
+
+
+def visible_limits(sample):
+    """float64 `[4]`, xyxy in network pixels: where a crop cut the stored picture.
+
+    Infinite on sides where the picture is whole: there objects are drawn as the json has them.
+    """
+    height, width = sample.image.shape[:2]
+    low, high = _stored_edges(sample)
+    return np.where(
+        [*(low < -_WHOLE_WITHIN), *(high > np.add((width, height), _WHOLE_WITHIN))],
+        (0.0, 0.0, width, height),
+        NO_LIMITS,
+    )
 
 
 def semantic_cells(sample, canvas, num_classes):
     """uint8 `[H/8, W/8]`, the semantic target of a sample whose source has no map.
 
     Each cell has the class at its first pixel: the object's class, smaller objects over larger
-    ones, background = `num_classes`, 255 on crowd and outside the picture.
+    ones, background = `num_classes`, 255 on crowd and outside the stored picture.
     """
     cells = canvas[0] // 8, canvas[1] // 8
     frame = (-3.5, -3.5, 8 * cells[1] - 3.5, 8 * cells[0] - 3.5)  # cell centres on first pixels'
@@ -66,9 +86,11 @@ def semantic_cells(sample, canvas, num_classes):
         inside = rasterise(sample.segmentations[row], sample.transform, frame, cells)
         label = sample.labels[row]
         semantic[inside.astype(bool)] = label if label >= 0 else 255
-    height, width = sample.image.shape[:2]
-    semantic[-(-height // 8) :] = 255
-    semantic[:, -(-width // 8) :] = 255
+    low, high = _stored_edges(sample)
+    high = np.minimum(high, sample.image.shape[1::-1])
+    x, y = (8 * np.arange(count) + 0.5 for count in cells[::-1])
+    semantic[(y < low[1]) | (y > high[1])] = 255
+    semantic[:, (x < low[0]) | (x > high[0])] = 255
     return semantic
 
 
@@ -101,6 +123,13 @@ def _look_up(bitmap, rows, columns):
         y, x = slice(inside_y[0], inside_y[-1] + 1), slice(inside_x[0], inside_x[-1] + 1)
         values[y, x] = bitmap.take(rows[y], axis=0).take(columns[x], axis=1)
     return values
+
+
+def _stored_edges(sample):
+    """((x, y) lowest, (x, y) highest) of the stored picture, network pixels."""
+    edges = sample.transform[:, :1] * [[0, side] for side in sample.size[::-1]]
+    edges = edges + sample.transform[:, 1:]
+    return edges.min(axis=1), edges.max(axis=1)
 
 
 def _extent(segmentation):

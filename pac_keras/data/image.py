@@ -19,8 +19,12 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.er
 class Preprocessing(NamedTuple):
     """What happens to a picture before the network: plain numbers that travel with the model.
 
-    Keep-ratio resize to `short_side` unless the long side would exceed `long_side`; then
-    (pixels - mean) / std per RGB channel; then zero padding to multiples of `stride`.
+    Resize to `target_size`; then (pixels - mean) / std per RGB channel; then zero padding to
+    multiples of `stride`.
+
+    keep_ratio: True = to `short_side`, unless the long side would exceed `long_side`. False = the
+        short side becomes `short_side` and the long one `long_side`, whatever the aspect was
+        (550 and 550: every picture becomes 550 x 550).
     """
 
     short_side: int = 800
@@ -28,6 +32,7 @@ class Preprocessing(NamedTuple):
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     stride: int = 32
+    keep_ratio: bool = True  # the last field: older model files end before it
 
 
 def read_image(file):
@@ -59,8 +64,13 @@ def exif_orientation(file):
 
 
 def target_size(height, width, preprocessing):
-    """(height, width) after the keep-ratio resize, rounded half up, at least 1."""
+    """(height, width) after the resize; to scale: rounded half up, at least 1.
+
+    Without `keep_ratio` the width of a square counts as its short side, as in a portrait.
+    """
     short_side, long_side = preprocessing.short_side, preprocessing.long_side
+    if not preprocessing.keep_ratio:
+        return (short_side, long_side) if width > height else (long_side, short_side)
     scale = min(long_side / max(height, width), short_side / min(height, width))
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
@@ -73,37 +83,42 @@ def resize_image(image, size):
         size: (h, w).
     Equals `tf.image.resize(..., antialias=False)` followed by that rounding.
     """
-    height, width = size
-    if image.shape[:2] == (height, width):
+    height, width = image.shape[:2]
+    if (height, width) == tuple(size):
         return image
-    left, right, fraction = _neighbours(image.shape[1], width)
-    rows = image.astype("float32")
-    start = np.take(rows, left, axis=1)
-    rows = np.take(rows, right, axis=1)
-    rows -= start
-    rows *= fraction[:, None]
-    rows += start
-    top, bottom, fraction = _neighbours(image.shape[0], height)
-    resized = np.empty((height, width, 3), "uint8")
-    for begin in range(0, height, 64):  # in slices that fit the cache
-        part = slice(begin, begin + 64)
-        start = rows[top[part]]
-        pixels = rows[bottom[part]]
-        pixels -= start
-        pixels *= fraction[part, None, None]
-        pixels += start
-        pixels += 0.5
-        resized[part] = pixels
-    return resized
+    return _interpolate(image, _neighbours(height, size[0]), _neighbours(width, size[1]))
+
+
+def resize_window(image, window, size, fill):
+    """uint8 `[h, w, 3]`: `resize_image` of a part of a picture that goes on beyond its edges.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+        window: (x0, y0, x1, y1) of the part, whole pixels of `image`.
+        size: (h, w).
+        fill: RGB beyond the picture's edges, in [0, 255].
+    The pixels beyond are never laid out: a large window costs no memory.
+    """
+    part, top, left = _bordered(image, window, np.rint(fill))
+    x0, y0, x1, y1 = window
+    rows = _moved(_neighbours(y1 - y0, size[0]), top, part.shape[0])
+    columns = _moved(_neighbours(x1 - x0, size[1]), left, part.shape[1])
+    return _interpolate(part, rows, columns)
 
 
 def resize_nearest(labels, size):
     """`labels` `[H, W]` at `size` (h, w): the value at each new pixel's centre."""
-    rows, columns = (
-        np.minimum(((np.arange(new) + 0.5) * (old / new)).astype("int64"), old - 1)
-        for old, new in zip(labels.shape, size, strict=True)
-    )
+    rows, columns = (_nearest(old, new) for old, new in zip(labels.shape, size, strict=True))
     return labels[rows[:, None], columns]
+
+
+def resize_window_nearest(labels, window, size, fill):
+    """`resize_nearest` of the part `window` of `labels`, `fill` beyond; see `resize_window`."""
+    part, top, left = _bordered(labels, window, fill)
+    x0, y0, x1, y1 = window
+    rows = np.clip(_nearest(y1 - y0, size[0]) - top, 0, part.shape[0] - 1)
+    columns = np.clip(_nearest(x1 - x0, size[1]) - left, 0, part.shape[1] - 1)
+    return part[rows[:, None], columns]
 
 
 def normalize(image, preprocessing):
@@ -143,6 +158,52 @@ def _neighbours(old, new):
     lower = np.floor(position)
     upper = np.minimum(lower + 1, old - 1)
     return np.maximum(lower, 0).astype("int64"), upper.astype("int64"), position - lower
+
+
+def _interpolate(image, rows, columns):
+    """uint8 `[h, w, 3]`: rows and columns of `image` mixed as `_neighbours` says, rounded."""
+    left, right, fraction = columns
+    mixed = image.astype("float32")
+    start = np.take(mixed, left, axis=1)
+    mixed = np.take(mixed, right, axis=1)
+    mixed -= start
+    mixed *= fraction[:, None]
+    mixed += start
+    top, bottom, fraction = rows
+    resized = np.empty((len(top), len(left), 3), "uint8")
+    for begin in range(0, len(top), 64):  # in slices that fit the cache
+        part = slice(begin, begin + 64)
+        start = mixed[top[part]]
+        pixels = mixed[bottom[part]]
+        pixels -= start
+        pixels *= fraction[part, None, None]
+        pixels += start
+        pixels += 0.5
+        resized[part] = pixels
+    return resized
+
+
+def _nearest(old, new):
+    """Source index of each new pixel's centre."""
+    return np.minimum(((np.arange(new) + 0.5) * (old / new)).astype("int64"), old - 1)
+
+
+def _bordered(image, window, fill):
+    """(what `window` shows of `image`, in a border of one pixel `fill`; the row and the column of
+    the window where that begins)."""
+    x0, y0, x1, y1 = window
+    top, left = max(y0, 0), max(x0, 0)
+    shown = image[top : max(y1, 0), left : max(x1, 0)]
+    part = np.empty((shown.shape[0] + 2, shown.shape[1] + 2, *image.shape[2:]), image.dtype)
+    part[...] = fill
+    part[1:-1, 1:-1] = shown
+    return part, top - y0 - 1, left - x0 - 1
+
+
+def _moved(neighbours, start, count):
+    """`_neighbours` counted from `start`; those outside 0..count - 1 are its ends."""
+    lower, upper, fraction = neighbours
+    return np.clip(lower - start, 0, count - 1), np.clip(upper - start, 0, count - 1), fraction
 
 
 def _open(file):

@@ -18,7 +18,7 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from pac_keras.data import CocoSource, Preprocessing
-from pac_keras.data.augment import resize_keep_ratio
+from pac_keras.data.augment import resize_to_target
 from pac_keras.data.collate import Layout, collate
 from pac_keras.data.frames import rasterise, run_lengths
 from pac_keras.data.image import canvas
@@ -41,7 +41,7 @@ def scenes(source, seed=0):
     """A `Scene` of each picture that has objects."""
     random = np.random.default_rng(seed)
     for index in range(len(source)):
-        sample = resize_keep_ratio(source[index], Preprocessing())
+        sample = resize_to_target(source[index], Preprocessing())
         rows = np.flatnonzero(sample.labels >= 0)
         if len(rows):
             boxes = sample.boxes[rows]

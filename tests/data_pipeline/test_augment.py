@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pac_keras.data.augment import Augmentation, augment, flip, resize, resize_keep_ratio
+from pac_keras.data.augment import Augmentation, augment, flip, resize, resize_to_target
 from pac_keras.data.image import Preprocessing
 from pac_keras.data.sample import Sample, Segmentation
 
@@ -64,7 +64,7 @@ def test_flip_after_resize_and_twice():
 def test_augment_flips_and_draws_the_short_side():
     plain = Preprocessing(short_side=20, long_side=100)
     sure = augment(sample(), plain, Augmentation(flip=1.0), np.random.default_rng(0))
-    np.testing.assert_array_equal(sure.image, flip(resize_keep_ratio(sample(), plain)).image)
+    np.testing.assert_array_equal(sure.image, flip(resize_to_target(sample(), plain)).image)
     never = Augmentation(flip=0.0, short_sides=(10, 20, 30))
     random = np.random.default_rng(0)
     heights = [augment(sample(), plain, never, random).image.shape[0] for _ in range(60)]

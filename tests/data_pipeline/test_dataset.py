@@ -80,6 +80,23 @@ def test_short_sides_change_the_size_but_not_the_canvas():
     assert all(size in ([16, 24], [24, 36], [32, 48]) for size in sizes)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_without_keep_ratio_every_picture_gets_the_same_size(training):
+    square = PLAIN._replace(short_side=48, long_side=48, keep_ratio=False)
+    sizes = [(32, 40), (96, 32), (48, 48)]
+    options = {"preprocessing": square, "training": training, "augmentation": Augmentation(flip=0)}
+    boxes = {}
+    for batch in dataset(sizes, **options):
+        assert batch.images.pixels.shape[1:] == (64, 64, 3)
+        assert (batch.images.sizes == 48).all()
+        truth = batch.ground_truth
+        boxes |= dict(zip(truth.image_ids.tolist(), truth.boxes[:, 0].tolist(), strict=True))
+        assert (truth.semantic[:, :6, :6] < 255).all() and (truth.semantic[:, 6:] == 255).all()
+    scale = {100: (48 / 40, 48 / 32), 101: (48 / 32, 48 / 96), 102: (1, 1)}
+    for key, (x, y) in scale.items():
+        np.testing.assert_allclose(boxes[key], [4 * x, 6 * y, 20 * x, 26 * y], rtol=1e-6)
+
+
 def test_nothing_lies_in_the_padding():
     (batch,) = dataset([(32, 40), (32, 50)], [ONE, []], preprocessing=PLAIN._replace(mean=(9,) * 3))
     images, truth = batch
@@ -193,6 +210,11 @@ def test_wrong_arguments_are_refused():
     for threshold in (0, 1.5):
         with pytest.raises(ValueError, match=rf"repeat_threshold must be in .*got {threshold}"):
             dataset([(32, 32)], training=True, repeat_threshold=threshold)
+    with pytest.raises(ValueError, match=r"augmentation.expand must be at least 1, got 0.5"):
+        dataset([(32, 32)], augmentation=Augmentation(expand=0.5))
+    square = PLAIN._replace(keep_ratio=False)
+    with pytest.raises(ValueError, match=r"short_sides needs .*keep_ratio.* stay 64; got \(16,\)"):
+        dataset([(32, 32)], preprocessing=square, augmentation=Augmentation(short_sides=(16,)))
     source = ListSource([(32, 32)], [ONE])
     source.num_semantic_classes = 256
     with pytest.raises(ValueError, match="list: 256 semantic classes, expected at most 255"):

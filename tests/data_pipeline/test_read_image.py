@@ -26,6 +26,28 @@ def test_target_size_rounds_half_up():
     assert images.target_size(10, 15, Preprocessing(short_side=5, long_side=100)) == (5, 8)  # 7.5
 
 
+@pytest.mark.parametrize(
+    ("size", "sides", "expected"),
+    [
+        ((480, 640), (550, 550), (550, 550)),
+        ((640, 480), (550, 550), (550, 550)),
+        ((1, 5000), (550, 550), (550, 550)),
+        ((480, 640), (300, 500), (300, 500)),  # short to short, long to long
+        ((640, 480), (300, 500), (500, 300)),
+        ((480, 480), (300, 500), (500, 300)),  # a square is taken for a portrait
+    ],
+)
+def test_target_size_without_keep_ratio(size, sides, expected):
+    assert images.target_size(*size, Preprocessing(*sides, keep_ratio=False)) == expected
+
+
+def test_older_models_hold_one_number_less():
+    """A .keras file stores the fields in order; those before keep_ratio came have five."""
+    old = [64, 96, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 16]
+    assert Preprocessing(*old) == Preprocessing(*old, keep_ratio=True)
+    assert Preprocessing._fields[-1] == "keep_ratio"
+
+
 def grey(*rows):
     return np.repeat(np.asarray(rows, "uint8")[..., None], 3, axis=2)
 
@@ -47,6 +69,21 @@ def test_resize_down_looks_at_two_neighbours_only():
 def test_resize_rounds_half_up():
     assert images.resize_image(grey([0, 1]), (1, 3))[0, :, 0].tolist() == [0, 1, 1]
     assert images.resize_image(grey([2, 3]), (1, 3))[0, :, 0].tolist() == [2, 3, 3]
+
+
+def test_resize_window_goes_on_in_the_fill_colour():
+    picture = grey([10, 20], [30, 40])
+    wide = images.resize_window(picture, (-1, 0, 3, 1), (1, 4), (1.5, 2, 3))
+    assert wide.tolist() == [[[2, 2, 3], [10] * 3, [20] * 3, [2, 2, 3]]]
+    between = images.resize_window(picture, (1, 1, 3, 2), (1, 4), (0, 0, 0))  # 40 and nothing
+    assert between[0, :, 0].tolist() == [40, 30, 10, 0]
+    inside = images.resize_window(picture, (1, 0, 2, 2), (4, 1), (0, 0, 0))  # knows no neighbours
+    assert inside[:, 0, 0].tolist() == [20, 25, 35, 40]
+    for window in ((-9, -9, -4, -5), (2, 0, 4, 2), (0, -3, 2, 0), (-3, 5, 9, 6)):
+        assert (images.resize_window(picture, window, (3, 3), (7, 7, 7)) == 7).all()
+    labels = np.asarray([[1, 2], [3, 4]], "uint8")
+    moved = images.resize_window_nearest(labels, (-1, 1, 2, 3), (2, 6), 255)
+    assert moved.tolist() == [[255, 255, 3, 3, 4, 4], [255] * 6]
 
 
 def test_resize_nearest_takes_the_value_at_the_centre():

@@ -132,10 +132,35 @@ def test_the_graph_decodes_and_resizes_as_the_library_does():
     for size in ((61, 83), (90, 40), (33, 200), (122, 166)):
         expected = pictures.resize_image(image, size)
         np.testing.assert_array_equal(resize(image[None], size)[0], expected)
-    preprocessing = Preprocessing(short_side=64, long_side=96)
-    for size in ((61, 83), (1, 500), (480, 640), (333, 222), (128, 128)):
-        got = tuple(target_size(np.asarray(size, "int32"), preprocessing).numpy())
-        assert got == pictures.target_size(*size, preprocessing)
+    for keep_ratio in (True, False):
+        preprocessing = Preprocessing(short_side=64, long_side=96, keep_ratio=keep_ratio)
+        for size in ((61, 83), (1, 500), (480, 640), (333, 222), (128, 128)):
+            got = tuple(target_size(np.asarray(size, "int32"), preprocessing).numpy())
+            assert got == pictures.target_size(*size, preprocessing)
+
+
+def test_the_graph_brings_each_axis_back_by_its_own_scale():
+    import tensorflow as tf
+    from serving_graph import detect
+
+    class Model:  # finds the left half, and remembers what it was shown
+        preprocessing = Preprocessing(short_side=50, long_side=50, keep_ratio=False)
+
+        def __call__(self, images):
+            self.images = images
+            height, width = tf.unstack(tf.cast(images.sizes[0], tf.float32))
+            found = tf.stack([0.0, 0.0, width / 2, height])[None, None]
+            rest = tf.zeros([1, 1])
+            return Detections(found, rest, rest, rest, tf.ones([1, 1, 2, 2]), found)
+
+    model, image = Model(), noise(90, 32)
+    found, shown = tf.function(lambda one: (detect(model, one), model.images))(image[None])
+    np.testing.assert_allclose(found.boxes, [[[0, 0, 16, 90]]], rtol=1e-6)
+    np.testing.assert_allclose(found.mask_frames, [[[0, 0, 16, 90]]], rtol=1e-6)
+    expected = pictures.prepare(image, Model.preprocessing)
+    expected = pictures.pad_batch([expected], (64, 64))
+    np.testing.assert_array_equal(shown.sizes, expected.sizes)
+    np.testing.assert_allclose(shown.pixels, expected.pixels, atol=1e-5)
 
 
 def found_in_two_pictures():
