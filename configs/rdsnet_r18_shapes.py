@@ -29,6 +29,7 @@ experiment = Experiment(
         rep_channels=16,
         pre_nms=200,
         mask_samples=32,
+        mask_side=112,
     ),
     train=partial(shapes, count=1120, size=128),
     valid=partial(shapes, count=200, size=128),

@@ -4,12 +4,15 @@ The way of the data, and where each step lives:
 
     picture -> Images              data/image.py: decode, resize, normalise, pad
     Images -> {2..5: C2..C5}       backbone/
-           -> {2..6: P2..P6}       pyramid/fpn.py
+           -> {2..6: P2..P6}       pyramid/fpn.py (one-stage systems: P3..P7)
            -> Rois                 proposals/: anchors, RPN, suppression
     Rois -> features               roi/: RoIAlign, the sources of a system
          -> boxes, classes         cascade.py with heads/box.py
          -> masks, quality         heads/mask.py, heads/refine_mask.py, heads/quality.py,
                                    heads/semantic.py, heads/context.py
+    or, in one stage
+    pyramid -> boxes, classes      heads/dense.py: answers of all anchors, with a vector each
+            -> masks               heads/pixel.py: vectors times pixels; heads/mbrm.py: their edges
          -> Detections             detections/select.py, detections/paste.py
     Batch -> losses                systems/<name>.py `training_losses`, trained by systems/base.py
 """

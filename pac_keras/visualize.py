@@ -45,7 +45,9 @@ def draw(image, found, *, boxes=False, labels=True, scores=True, alpha=0.4, min_
     pen = ImageDraw.Draw(result)
     if boxes:
         for index, box in enumerate(found.boxes):
-            pen.rectangle(tuple(box * factor - [0, 0, 1, 1]), outline=color(index), width=thickness)
+            start, end = box[:2] * factor, box[2:] * factor - 1
+            corners = (*start, *np.maximum(start, end))  # a box may be narrower than a pixel
+            pen.rectangle(corners, outline=color(index), width=thickness)
     if labels:
         texts = [
             f"{name} {score:.2f}" if scores else name

@@ -55,6 +55,17 @@ def test_masks_at_the_edge_have_no_outline_along_it():
     assert (np.asarray(image) == np.asarray(image)[0, 0]).all()
 
 
+def test_boxes_narrower_than_a_pixel_are_drawn():
+    one = found(square((40, 60), 10, 10, 30, 30)[None])
+    one = one._replace(boxes=np.float32([[20.2, 10, 20.4, 30]]))
+    plain, boxed = (
+        np.asarray(visualize.draw(GREY, one, labels=False, boxes=boxes, min_side=0))
+        for boxes in (False, True)
+    )
+    changed = np.argwhere(np.any(plain != boxed, axis=-1))
+    assert len(changed) and np.all(np.abs(changed[:, 1] - 20) <= 3)
+
+
 def test_small_objects_are_drawn_over_large_ones_whatever_the_order():
     masks = np.stack([square((40, 60), 18, 18, 26, 26), square((40, 60), 2, 2, 50, 38)])
     image = visualize.draw(GREY, found(masks), labels=False, alpha=1.0, min_side=0)

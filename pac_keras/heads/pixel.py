@@ -35,11 +35,10 @@ class PixelStream(layers.Layer):
         total = 0.0
         for level, convs in sorted(self.lateral.items()):
             x = pyramid[int(level)]
-            for step, conv in enumerate(convs, start=1):
+            for finer, conv in zip((int(level) - 1, int(level) - 2), convs, strict=False):
                 x = conv(x)
-                # The last step of each level ends at the size of P3.
-                coarser = max(int(level) - step, 3)
-                x = resize_bilinear(x, ops.shape(pyramid[coarser])[1:3], align_corners=True)
+                if finer >= 3:
+                    x = resize_bilinear(x, ops.shape(pyramid[finer])[1:3], align_corners=True)
             total = total + x
         x = double_bilinear(self.joined(total), align_corners=True)
         x = self.vectors(x)

@@ -13,7 +13,6 @@ from pac_keras.roi.sampling import match
 from pac_keras.structures import PADDING, Detections
 from pac_keras.systems.base import InstanceSegmenter
 
-MASK_SIDE = 112  # cells of a detection's mask
 _REFINED_IOU = 0.5  # with an object, from which a detection's edges are trained on
 
 
@@ -35,6 +34,8 @@ class OneStageSegmenter(InstanceSegmenter):
         ohem: train on as many background pixels as an object has, the hardest.
         mask_loss_weight: of the masks' loss.
         mask_samples: objects per picture whose masks are trained.
+        mask_side: cells per side of a detection's mask: 112 do for pictures of up to 400 px
+            (docs/results.md).
         mask_threshold: probability from which a pixel belongs to a mask.
         box_refinement: "bayes": `MBRM`; "direct": the box around the mask; "none".
         prior_width: gamma of `MBRM`.
@@ -66,6 +67,7 @@ class OneStageSegmenter(InstanceSegmenter):
         ohem=True,
         mask_loss_weight=1.0,
         mask_samples=100,
+        mask_side=224,
         mask_threshold=0.4,
         box_refinement="bayes",
         prior_width=0.05,
@@ -92,7 +94,8 @@ class OneStageSegmenter(InstanceSegmenter):
         self.vector_size = rep_channels * (1 if self.linear or not rep_background else 2)
         self.train_expand, self.test_expand, self.ohem = train_expand, test_expand, ohem
         self.mask_loss_weight = mask_loss_weight
-        self.mask_samples, self.mask_threshold = mask_samples, mask_threshold
+        self.mask_samples, self.mask_side = mask_samples, mask_side
+        self.mask_threshold = mask_threshold
         self.pre_nms, self.max_detections = pre_nms, max_detections
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.convention = PLUS_ONE if legacy else EDGES
@@ -158,7 +161,7 @@ class OneStageSegmenter(InstanceSegmenter):
         vectors = ops.take_along_axis(vectors, rows[..., None], axis=1)
         logits = pixel.correlate(vectors, pixels)
         frames = self.convention.crop(boxes, sizes, _padding(self.test_expand)) * valid[..., None]
-        masks = pixel.masks_in_frames(logits, frames, MASK_SIDE) * valid[..., None, None]
+        masks = pixel.masks_in_frames(logits, frames, self.mask_side) * valid[..., None, None]
         labels = ops.where(valid > 0.0, labels, PADDING)
         return Detections(boxes, labels, scores, scores, masks, frames), logits
 

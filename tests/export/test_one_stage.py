@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 SIZES = {"backbone": "resnet18", "base_channels": 8, "channels": 8, "rep_channels": 4}
-SIZES |= {"frozen_stages": 0, "norm": "batch", "pre_nms": 50, "max_detections": 10}
+SIZES |= {"frozen_stages": 0, "norm": "batch", "pre_nms": 50, "max_detections": 10, "mask_side": 56}
 OWN = {RDSNet: {"norm_groups": 4, "num_convs": 2, "score_threshold": 0.001}}
 OWN |= {RDSNetS: {"box_refinement": "bayes"}}
 

@@ -52,8 +52,13 @@ REGIONS = {
     "rpn_samples": 32,
     "roi_samples": 16,
 }
-# A new RetinaNet gives every class a probability of 0.01.
-ANCHORS = {"pre_nms": 50, "rep_channels": 4, "mask_samples": 16, "score_threshold": 0.001}
+ANCHORS = {
+    "pre_nms": 50,
+    "rep_channels": 4,
+    "mask_samples": 16,
+    "mask_side": 28,
+    "score_threshold": 0.001,  # a new RetinaNet gives every class a probability of 0.01
+}
 # RefineMask halves its channels three times.
 OWN_ARGUMENTS = {
     RefineMask: {"channels": 32},
@@ -80,7 +85,7 @@ def build(system, seed=0, **changed):
 
 def mask_side(system):
     """Cells per side of a system's masks."""
-    return 112 if system in (RefineMask, *ONE_STAGE) else 28
+    return 112 if system is RefineMask else 28
 
 
 def stages(model):
