@@ -8,6 +8,8 @@ rule 2e-3 * B / 8 for another. Then its boxes' refinement, a second run with eve
     python train.py configs/rdsnet_r18_shapes.py --output runs/rdsnet_boxes \
         --weights runs/rdsnet/model.keras --model.trained_part box_refinement \
         --learning_rate 0.05 --epochs 2
+
+Expected: mask AP 0.40, box AP 0.55 after five CPU minutes; box AP 0.57 after the second run.
 """
 
 from functools import partial
