@@ -36,7 +36,8 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         sampling: "random", or "first": the lowest rows of each kind (for reproducible losses).
 
     Attributes:
-        pyramid: layer that a subclass sets: the backbone's maps -> {level: map}.
+        pyramid, random: what a subclass sets: a layer, the backbone's maps -> {level: map}; and
+            the SeedGenerator of its sampling.
         mask_threshold: probability from which a pixel belongs to a mask.
         categories: (id, name) of each label, and preprocessing: how pictures become network
             input; None until `fit` takes both from the data.
@@ -75,7 +76,6 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
             else backbone
         )
         self.sampling = sampling
-        self.random = keras.random.SeedGenerator()
         self.categories = None
         self.preprocessing = None
         self.weight_decay, self.clip_norm = 0.0, None

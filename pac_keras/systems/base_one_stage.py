@@ -1,5 +1,6 @@
 """What RDSNet's two detectors share: anchors, candidates, masks by correlation, refined boxes."""
 
+import keras
 from keras import ops
 
 from pac_keras.boxes import decode_deltas, not_empty
@@ -102,6 +103,7 @@ class OneStageSegmenter(InstanceSegmenter):
         self.box_refinement = box_refinement
         self.refinement = mbrm.MBRM(prior_width) if box_refinement == "bayes" else None
         self.trained_part = trained_part
+        self.random = keras.random.SeedGenerator()
 
     def start(self, *loss_names):
         """Ends a subclass's `__init__`: creates all variables, and freezes what is not trained."""

@@ -1,5 +1,6 @@
 """What every two-stage system shares: backbone, pyramid, proposals, sampling, final detections."""
 
+import keras
 from keras import ops
 
 from pac_keras.detections.select import select
@@ -68,6 +69,7 @@ class TwoStageSegmenter(InstanceSegmenter):
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.max_candidates, self.max_detections = max_candidates, max_detections
         self.rpn_samples, self.roi_samples = rpn_samples, roi_samples
+        self.random = keras.random.SeedGenerator()
 
     def propose(self, maps, sizes, training=False):
         """Proposals of the RPN's maps, Rois without gradient."""
