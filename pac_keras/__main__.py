@@ -7,25 +7,31 @@ import sys
 import zipfile
 from pathlib import Path
 
+_MODEL = """MODEL is a .keras file, or a SavedModel folder, a .tflite or .onnx file of export/."""
+
 _DATA = """DATA is one of:
   shapes                   the built-in data set
   FILE.json --images DIR   COCO annotations and their pictures
   FOLDER [--split val]     a folder with val.json (or instances_val.json) and images/"""
 
 _EXAMPLES = {
-    "predict": """examples:
+    "predict": f"""{_MODEL}
+
+examples:
   python -m pac_keras predict model.keras photo.jpg --out out
-  python -m pac_keras predict model.keras photos/ --out out --score 0.5 --boxes
+  python -m pac_keras predict model.onnx photos/ --out out --score 0.5 --boxes
 
 writes to OUT: a picture with the masks for each picture, instances.json (boxes, names, scores,
 masks for each file) and results.json (COCO results; a picture's id is its file's number where all
 names are different numbers, as COCO's are, and 1, 2, ... otherwise).""",
-    "evaluate": f"""{_DATA}
+    "evaluate": f"""{_MODEL}
+
+{_DATA}
 
 examples:
   python -m pac_keras evaluate model.keras --data shapes
   python -m pac_keras evaluate model.keras --data val.json --images images/ --out metrics.json
-  python -m pac_keras evaluate model.keras --data folder/ --split val --boundary""",
+  python -m pac_keras evaluate model.onnx --data folder/ --split val --boundary""",
     "check": f"""{_DATA}
 
 examples:
@@ -50,7 +56,7 @@ def main(arguments=None):
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (ValueError, OSError) as error:
+    except (ImportError, ValueError, OSError) as error:
         if options.traceback:
             raise
         print(f"pac_keras: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -89,17 +95,10 @@ def run_predict(options):
 
 def run_evaluate(options):
     """Prints the COCO metrics of a model on a data set, and writes them to --out."""
-    from pac_keras.data.batch import Dataset
     from pac_keras.evaluation import coco, report
 
     model = _load_model(options.model)
-    source = _source(options, size=model.preprocessing.short_side)
-    dataset = Dataset(
-        source,
-        training=False,
-        batch_size=options.batch_size,
-        preprocessing=model.preprocessing,
-    )
+    dataset = _dataset(options, model)
     metrics = coco.evaluate_dataset(model, dataset, boundary=options.boundary)
     report.print_metrics(metrics)
     if options.out:
@@ -139,14 +138,14 @@ def _parser():
     commands = parser.add_subparsers(required=True, metavar="{predict,evaluate,check,convert}")
 
     predict = _command(commands, "predict", run_predict, "find and draw the objects in pictures")
-    predict.add_argument("model", help="a .keras file")
+    predict.add_argument("model", help="see below")
     predict.add_argument("pictures", help="a picture or a folder of pictures")
     predict.add_argument("--out", required=True, metavar="DIR", help="where to write")
     predict.add_argument("--score", type=float, default=0.3, help="least score (default 0.3)")
     predict.add_argument("--boxes", action="store_true", help="draw boxes, too")
 
     evaluate = _command(commands, "evaluate", run_evaluate, "COCO AP of a model on a data set")
-    evaluate.add_argument("model", help="a .keras file")
+    evaluate.add_argument("model", help="see below")
     evaluate.add_argument("--data", required=True, help="see below")
     evaluate.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="default 1")
     evaluate.add_argument("--boundary", action="store_true", help="also boundary AP and F (slower)")
@@ -209,8 +208,26 @@ def _source(options, size=128):
     return CocoSource(path, options.images, limit=options.limit)
 
 
+def _dataset(options, model):
+    """The data set as `model` wants it."""
+    from pac_keras.data.batch import Dataset
+    from pac_keras.served import ServedModel, StoredPictures
+
+    preprocessing, batch_size = model.preprocessing, options.batch_size
+    if preprocessing is None and options.data == "shapes":
+        raise ValueError(f"--data shapes: {options.model} does not tell how large to draw them")
+    source = _source(options, size=preprocessing.short_side if preprocessing else None)
+    if isinstance(model, ServedModel):
+        return StoredPictures(source)
+    return Dataset(source, training=False, batch_size=batch_size, preprocessing=preprocessing)
+
+
 def _load_model(path):
-    """The system in a .keras file, as training left it."""
+    """The system in a .keras file, as training left it; the `ServedModel` in an exported one."""
+    from pac_keras import served
+
+    if served.is_exported(path):
+        return served.load(path)
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such model file")
     if not zipfile.is_zipfile(path):
@@ -233,9 +250,11 @@ def _load_model(path):
 def _predict_file(model, file, overlay, options):
     """`Instances` of one file, after writing the picture with its masks."""
     from pac_keras.predict import predict, upright_image
+    from pac_keras.served import ServedModel, predict_file
     from pac_keras.visualize import draw
 
-    found = predict(model, file, score_threshold=options.score)
+    find = predict_file if isinstance(model, ServedModel) else predict
+    found = find(model, file, score_threshold=options.score)
     draw(upright_image(file), found, boxes=options.boxes).save(overlay)
     return found
 
