@@ -35,7 +35,6 @@ examples:
     "check": f"""{_DATA}
 
 examples:
-  python -m pac_keras check shapes
   python -m pac_keras check train.json --images images/
 
 The exit status is 1 if a picture cannot be read.""",
