@@ -66,19 +66,28 @@ class Difference(NamedTuple):
 
 def eager_answer(model, image):
     """`Answer` of `model` itself, called eagerly on one picture, uint8 `[H, W, 3]`."""
-    size = image.shape[:2]
     resized = prepare(image, model.preprocessing)
     found = model(pad_batch([resized], canvas(resized.shape[:2], model.preprocessing.stride)))
+    return own_pixels(model, found, resized.shape[:2], image.shape[:2])
+
+
+def own_pixels(model, found, size, original):
+    """`Answer` in a picture's own pixels.
+
+    Args:
+        found: `Detections` of one picture, batch 1, in pixels of the network's input.
+        size, original: (height, width) of the picture there, and stored.
+    """
     found = picture(found, 0)
     found = type(found)(*(leaf[found.labels >= 0] for leaf in found))
-    scale = (resized.shape[0] / size[0], resized.shape[1] / size[1])
-    frames = found.mask_frames / np.asarray([scale[1], scale[0]] * 2, "float32")
-    masks = np.zeros((len(frames), *size), bool)
+    scale = np.divide(size, original)
+    frames = found.mask_frames / np.tile(scale[::-1], 2).astype("float32")
+    masks = np.zeros((len(frames), *original), bool)
     for row, frame in enumerate(frames):
-        masks[row] = paste_mask(found.masks[row], frame, size, model.mask_threshold)
+        masks[row] = paste_mask(found.masks[row], frame, original, model.mask_threshold)
     ids = np.asarray([one[0] for one in model.categories or ()] or range(model.num_classes))
     return Answer(
-        boxes=original_boxes(found.boxes, scale, size),
+        boxes=original_boxes(found.boxes, scale, original),
         labels=found.labels,
         category_ids=ids[found.labels],
         scores=found.scores,
@@ -105,7 +114,7 @@ def compare(expected, got):
                 np.abs(expected.box_scores[first] - got.box_scores[second]).max(),
             )
         ),
-        iou=float(min(_mask_iou(*two) for two in masks)),
+        iou=float(min(mask_iou(*two) for two in masks)),
     )
 
 
@@ -157,7 +166,7 @@ def _area(boxes):
     return np.prod(np.maximum(boxes[..., 2:] - boxes[..., :2], 0), axis=-1)
 
 
-def _mask_iou(first, second):
+def mask_iou(first, second):
     """IoU of two bool masks, 1 where at most `SPARE_PIXELS` pixels differ."""
     differing = np.count_nonzero(first != second)
     if differing <= SPARE_PIXELS:

@@ -8,16 +8,14 @@ from comparison import (
     IOU_TOLERANCE,
     LEAST_KEPT,
     SCORE_TOLERANCE,
-    Answer,
     Difference,
     compare,
+    own_pixels,
     total,
 )
 from metadata import fitted_images
 
 from pac_keras.boxes import box_iou
-from pac_keras.detections.paste import original_boxes, paste_mask, picture
-from pac_keras.structures import Detections
 
 BOX_IOU_TOLERANCE = 0.99  # of an object of the model and one of the file, equal in class and score
 
@@ -43,31 +41,6 @@ def eager_answer(model, image, canvas):
     """`Answer` of the model itself for a picture on a canvas of that (height, width)."""
     images = fitted_images(image, canvas, model.preprocessing)
     return own_pixels(model, model(images), images.sizes[0], image.shape[:2])
-
-
-def own_pixels(model, found, size, original):
-    """`Answer` in a picture's own pixels.
-
-    Args:
-        found: `Detections` of one picture, batch 1, in pixels of the network's input.
-        size, original: (height, width) of the picture there, and stored.
-    """
-    found = picture(found, 0)
-    found = Detections(*(leaf[found.labels >= 0] for leaf in found))
-    scale = np.divide(size, original)
-    frames = found.mask_frames / np.tile(scale[::-1], 2).astype("float32")
-    masks = np.zeros((len(frames), *original), bool)
-    for row, frame in enumerate(frames):
-        masks[row] = paste_mask(found.masks[row], frame, original, model.mask_threshold)
-    ids = np.asarray([one[0] for one in model.categories or ()] or range(model.num_classes))
-    return Answer(
-        boxes=original_boxes(found.boxes, scale, original),
-        labels=found.labels,
-        category_ids=ids[found.labels],
-        scores=found.scores,
-        box_scores=found.box_scores,
-        masks=masks,
-    )
 
 
 def unmatched(expected, got):

@@ -113,7 +113,8 @@ def check(model, out, pictures):
     Args:
         pictures: the bytes of encoded pictures.
     """
-    from file_parity import compare_all, own_pixels, write_report
+    from comparison import own_pixels
+    from file_parity import compare_all, write_report
 
     from pac_keras.data.image import read_image
     from pac_keras.served import lay_out

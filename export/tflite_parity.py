@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from comparison import LEAST_KEPT, SPARE_PIXELS
+from comparison import LEAST_KEPT, mask_iou
 
 from pac_keras.boxes import box_iou
 from pac_keras.systems.base_one_stage import OneStageSegmenter
@@ -91,7 +91,7 @@ def compare(expected, got, tolerance, most):
     sure = expected.scores[rows] >= tolerance.least_score
     rows, columns = rows[sure], columns[sure]
     boxes = expected.boxes[rows], got.boxes[columns]
-    masks = [_mask_iou(*two) for two in zip(expected.masks[rows], got.masks[columns], strict=True)]
+    masks = [mask_iou(*two) for two in zip(expected.masks[rows], got.masks[columns], strict=True)]
     return Pairs(
         kept=int(np.sum(expected.scores >= tolerance.least_score)),
         unmatched=missing,
@@ -187,11 +187,3 @@ def _score_differences(expected, got):
     """The larger difference of the two scores of each with each, `[N, M]`."""
     pairs = (expected.scores, got.scores), (expected.box_scores, got.box_scores)
     return np.maximum(*(np.abs(first[:, None] - second) for first, second in pairs))
-
-
-def _mask_iou(first, second):
-    """IoU of two bool masks, 1 where at most `SPARE_PIXELS` pixels differ."""
-    differing = np.count_nonzero(first != second)
-    if differing <= SPARE_PIXELS:
-        return 1.0
-    return 1.0 - differing / np.count_nonzero(first | second)

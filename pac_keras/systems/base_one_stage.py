@@ -9,6 +9,7 @@ from pac_keras.conventions import EDGES, PLUS_ONE
 from pac_keras.heads import mbrm, pixel
 from pac_keras.heads.dense import flatten_levels
 from pac_keras.losses import weighted
+from pac_keras.proposals.anchors import ASPECT_RATIOS
 from pac_keras.proposals.rpn import top_anchors
 from pac_keras.roi.sampling import match
 from pac_keras.structures import PADDING, Detections
@@ -91,6 +92,7 @@ class OneStageSegmenter(InstanceSegmenter):
                 'trained_part="box_refinement" needs box_refinement="bayes". '
                 f"Received: {box_refinement!r}"
             )
+        self.num_anchors = len(ASPECT_RATIOS) * len(self.anchor_scales)
         self.linear = combine == "linear"
         self.vector_size = rep_channels * (1 if self.linear or not rep_background else 2)
         self.train_expand, self.test_expand, self.ohem = train_expand, test_expand, ohem

@@ -13,7 +13,6 @@ from pac_keras.losses import smooth_l1
 from pac_keras.pyramid.fpn import RetinaFPN
 from pac_keras.systems.base_one_stage import OneStageSegmenter
 
-_NUM_ANCHORS = 9
 _BETA = 0.11  # of smooth L1
 
 
@@ -51,7 +50,7 @@ class RDSNet(OneStageSegmenter):
         self.max_candidates = max_candidates
         self.pyramid = RetinaFPN(channels)
         sizes = channels, num_convs, norm_groups
-        self.head = RetinaHead(num_classes, _NUM_ANCHORS, self.vector_size, *sizes)
+        self.head = RetinaHead(num_classes, self.num_anchors, self.vector_size, *sizes)
         self.pixels = PixelStream(rep_channels, channels, norm_groups, self.linear)
         self.start("class", "box", "mask")
 

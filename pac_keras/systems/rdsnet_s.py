@@ -15,7 +15,6 @@ from pac_keras.losses import smooth_l1, weighted
 from pac_keras.pyramid.fpn import RetinaFPN
 from pac_keras.systems.base_one_stage import OneStageSegmenter
 
-_NUM_ANCHORS = 3
 _BOX_LOSS_WEIGHT = 1.5
 
 
@@ -48,7 +47,7 @@ class RDSNetS(OneStageSegmenter):
         super().__init__(num_classes, backbone, **sizes, box_refinement=box_refinement, **shared)
         self.max_candidates = max_candidates
         self.pyramid = RetinaFPN(channels, bilinear=True)
-        self.head = YOLACTHead(num_classes, _NUM_ANCHORS, self.vector_size, channels)
+        self.head = YOLACTHead(num_classes, self.num_anchors, self.vector_size, channels)
         self.pixels = Protonet(rep_channels, channels, self.linear)
         self.semantic = ClassMapHead(num_classes, channels) if semantic_branch else None
         self.start("class", "box", "mask", semantic_branch and "semantic")
