@@ -14,16 +14,14 @@ becomes the input and the outputs objects is in examples/litert_predict.py, for 
 
 Afterwards a fresh process that can import neither Keras nor TensorFlow answers for the pictures;
 OUT.parity.json holds the differences, operators, file size and latency (this machine's CPU); the
-exit status is 1 if the file differs from the model.
+exit status is 1 if the file differs from the model (parity.py).
 """
 
-import argparse
 import collections
 import contextlib
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -32,32 +30,19 @@ import numpy as np
 
 _OPSET = 15
 _HERE = pathlib.Path(__file__).resolve().parent
-_PHOTOGRAPHS = _HERE.parent / "tests" / "data" / "coco_eight" / "images"
-_LEAST_PICTURES = 3
 
 
 def main(arguments=None):
     """Exit status: 0; 1 if the answers differ; 2 after one line about a user's error."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's own chatter
-    from saved_model import load
+    import command
 
-    options = _parser().parse_args(arguments)
-    try:
-        pictures = _pictures(options.pictures)
-        model = load(options.model)
-        if options.score_threshold is not None:
-            model.score_threshold = options.score_threshold
-        if options.max_detections is not None:
-            model.max_detections = options.max_detections
-        write(model, options.out, options.size)
-    except (ImportError, ValueError, OSError) as error:
-        print(f"onnx: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(f"{options.out}: written; now comparing")
-    problems = check(model, options.out, pictures)
-    for problem in problems:
-        print(f"{options.out}: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+    parser = command.parser(__doc__, "the .onnx file, new", fixed_size=True)
+    options = parser.parse_args(arguments)
+    return command.run(
+        options,
+        lambda model: write(model, options.out, options.size),
+        lambda model, pictures: check(model, options.out, pictures),
+    )
 
 
 def write(model, out, size):
@@ -108,52 +93,56 @@ def convert(function):
 
 
 def check(model, out, pictures):
-    """What differs between `model` and the file `out`, sentences; writes OUT.parity.json.
+    """The report about `out` in comparison with `model`, a dict; writes it to OUT.parity.json.
 
     Args:
-        pictures: the bytes of encoded pictures.
+        pictures: paths of pictures.
     """
-    from comparison import own_pixels
-    from file_parity import compare_all, write_report
+    from parity import (
+        answer_of_model,
+        compare,
+        figures,
+        own_pixels,
+        problems,
+        together,
+        tolerance_of,
+        write_report,
+    )
 
-    from pac_keras.data.image import read_image
+    from pac_keras.predict import upright_image
     from pac_keras.served import lay_out
-    from pac_keras.structures import Detections
 
     graph = _packages()[0].load(str(out)).graph
     canvas = tuple(side.dim_value for side in graph.input[0].type.tensor_type.shape.dim)[1:3]
-    images = [read_image(content) for content in pictures]
+    images = [upright_image(picture) for picture in pictures]
     inputs = [lay_out(image, canvas, model.preprocessing) for image in images]
-    found, seconds = answers_of_fresh_process(out, inputs)
-    answers = [
-        own_pixels(model, Detections(**fields), given["size"][0], image.shape[:2])
-        for image, given, fields in zip(images, inputs, found, strict=True)
-    ]
-    problems, figures = compare_all(model, images, answers, canvas)
+    answers, seconds = answers_of_fresh_process(out, inputs)
+    tolerance, pairs = tolerance_of(model, "float32"), []
+    for image, given, found in zip(images, inputs, answers, strict=True):
+        size, original = given["size"][0], image.shape[:2]
+        both = answer_of_model(model, image, canvas), own_pixels(model, found, size, original)
+        scale = np.divide(size, original)
+        pairs.append(compare(*both, tolerance, model.max_detections, scale))
     report = {"file": pathlib.Path(out).name, "system": type(model).__name__, "size": canvas}
-    report |= figures | {"operators": operators(graph), "file_bytes": os.path.getsize(out)}
-    report |= {"latency_ms": round(1000 * seconds, 1), "problems": problems}
-    print(f"{write_report(out, report)}: {figures}, {report['latency_ms']} ms")
-    return problems
+    report |= {"precision": "float32", "pictures": len(pictures)} | figures(together(pairs))
+    report |= {"file_bytes": os.path.getsize(out), "operators": operators(graph)}
+    report |= {"latency_ms": round(1000 * seconds, 1)}
+    report["problems"] = problems(together(pairs), tolerance)
+    write_report(out, report)
+    return report
 
 
 def answers_of_fresh_process(out, inputs):
-    """({field: array} for each of `inputs`, seconds of a run): what reloaded_onnx.py finds in a
-    process without Keras and TensorFlow."""
+    """(`Detections` for each of `inputs`, seconds of a run), without Keras and TensorFlow."""
+    from command import fresh_process
+
+    from pac_keras.structures import Detections
+
     request = {f"{i}/{name}": x for i, one in enumerate(inputs) for name, x in one.items()}
-    with tempfile.TemporaryDirectory() as folder:
-        files = [os.path.join(folder, name) for name in ("request.npz", "answers.npz")]
-        np.savez(files[0], **request)
-        command = [sys.executable, "-P", str(_HERE / "reloaded_onnx.py")]
-        command += [str(pathlib.Path(out).resolve()), *files]
-        subprocess.run(command, cwd=folder, check=True)
-        with np.load(files[1]) as answers:
-            answers = dict(answers)
-    seconds, found = float(answers.pop("seconds")), [{} for _ in inputs]
-    for name, values in answers.items():
-        index, field = name.split("/")
-        found[int(index)][field] = values
-    return found, seconds
+    answers = fresh_process("reloaded_onnx.py", out, request)
+    fields = Detections._fields
+    found = [Detections(*(answers[f"{i}/{name}"] for name in fields)) for i in range(len(inputs))]
+    return found, float(answers["seconds"])
 
 
 def operators(graph):
@@ -164,18 +153,6 @@ def operators(graph):
             if attribute.g.node:
                 counts.update(operators(attribute.g))
     return dict(sorted(counts.items()))
-
-
-def _pictures(sources):
-    """The bytes of at least three pictures; by default real ones and drawn ones."""
-    from saved_model import built_in_pictures, read_pictures
-
-    if sources is None:
-        return read_pictures([_PHOTOGRAPHS]) + built_in_pictures()
-    pictures = read_pictures(sources)
-    if len(pictures) < _LEAST_PICTURES:
-        raise ValueError(f"--pictures: expected at least {_LEAST_PICTURES}, got {len(pictures)}")
-    return pictures
 
 
 def _packages():
@@ -219,36 +196,6 @@ def _package_called_as_this_script():
         yield
     finally:
         sys.path[:] = before
-
-
-def _parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", help="a .keras file")
-    parser.add_argument("out", help="the .onnx file, new")
-    parser.add_argument(
-        "--size",
-        nargs=2,
-        type=int,
-        default=(512, 512),
-        metavar=("H", "W"),
-        help="of the input, multiples of 32; default 512 512",
-    )
-    parser.add_argument(
-        "--pictures",
-        nargs="+",
-        metavar="FILE",
-        help="files or folders of JPEG and PNG pictures to compare on, at least three; default the "
-        "photographs in tests/data and two drawn ones",
-    )
-    parser.add_argument(
-        "--score-threshold", type=float, help="class scores must exceed it; default the model's"
-    )
-    parser.add_argument(
-        "--max-detections", type=int, metavar="D", help="objects per picture; default the model's"
-    )
-    return parser
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """What a .tflite file answers, in a process that has neither TensorFlow nor Keras.
 
-    python export/reloaded_tflite.py FILE.tflite ANSWERS.npz PICTURE [PICTURE ...]
+    python -P export/reloaded_tflite.py FILE.tflite REQUEST.npz ANSWERS.npz
 
-The application export/examples/litert_predict.py is what runs. ANSWERS gets, for each picture i,
-"i/NAME" for the fields of its `Objects` (masks packed to bits) and "i/width", and "seconds" of
-further runs.
+The application export/examples/litert_predict.py is what runs. REQUEST holds "pictures", the paths
+of pictures. ANSWERS gets, for each picture i, "i/NAME" for the fields of its `Objects` (masks
+packed to bits) and "i/width", and "seconds" of further runs.
 """
 
 import sys
@@ -24,7 +24,9 @@ from litert_predict import Detector, read_picture  # noqa: E402
 
 def main():
     """Answers for the pictures."""
-    file, answers, *pictures = sys.argv[1:]
+    file, request, answers = sys.argv[1:]
+    with np.load(request) as given:
+        pictures = [str(path) for path in given["pictures"]]
     detector = Detector(file, threads=2)
     collected = {}
     for index, picture in enumerate(pictures):

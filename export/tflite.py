@@ -18,48 +18,39 @@ activations of the network; what turns them into boxes stays float32: see tflite
 
 Afterwards a fresh process that can import neither Keras nor TensorFlow answers for the pictures
 through that example. OUT.parity.json holds the differences, operators, file size and latency (this
-machine's CPU, two threads); the exit status is 1 if they are beyond tolerance (tflite_parity.py).
+machine's CPU, two threads); the exit status is 1 if they are beyond tolerance (parity.py).
 """
 
-import argparse
-import json
-import os
 import pathlib
-import subprocess
 import sys
-import tempfile
 
 import numpy as np
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
-_HERE = pathlib.Path(__file__).resolve().parent
-_PHOTOGRAPHS = _HERE.parent / "tests" / "data" / "coco_eight" / "images"
-_LEAST_PICTURES = 3
 
 
 def main(arguments=None):
     """Exit status: 0; 1 if the answers differ; 2 after one line about a user's error."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's own chatter
-    from saved_model import load
+    import command
 
-    options = _parser().parse_args(arguments)
-    try:
-        pictures = _files(options.pictures, _LEAST_PICTURES)
-        representative = _files(options.representative)
-        model = load(options.model)
-        if options.score_threshold is not None:
-            model.score_threshold = options.score_threshold
-        if options.max_detections is not None:
-            model.max_detections = options.max_detections
+    parser = command.parser(__doc__, "the .tflite file, new", fixed_size=True)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument(
+        "--representative",
+        nargs="+",
+        metavar="FILE",
+        default=(),
+        help="files or folders of pictures on which int8 activations are measured",
+    )
+    options = parser.parse_args(arguments)
+
+    def write_with_options(model):
+        representative = command.picture_paths(options.representative)
         write(model, options.out, options.size, options.precision, representative)
-    except (ImportError, ValueError, OSError, RuntimeError) as error:
-        print(f"tflite: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(f"{options.out}: written; now comparing")
-    problems = check(model, options.out, pictures)["problems"]
-    for problem in problems:
-        print(f"{options.out}: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+
+    return command.run(
+        options, write_with_options, lambda model, pictures: check(model, options.out, pictures)
+    )
 
 
 def write(model, out, size, precision="float32", representative=()):
@@ -133,8 +124,8 @@ def check(model, out, pictures):
     Args:
         pictures: paths of pictures.
     """
+    from parity import figures, problems, tolerance_of, write_report
     from tflite_file import read_metadata
-    from tflite_parity import figures, problems, tolerance_of
 
     told = read_metadata(out)
     size = told["input"]["height"], told["input"]["width"]
@@ -144,17 +135,13 @@ def check(model, out, pictures):
     report |= {"precision": told["precision"], "pictures": len(pictures)} | figures(pairs)
     report |= _file_figures(out) | {"latency_ms": round(1000 * float(np.median(seconds)), 1)}
     report["problems"] = problems(pairs, tolerance)
-    path = pathlib.Path(f"{out}.parity.json")
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    shown = {name: value for name, value in report.items() if not isinstance(value, dict | list)}
-    print(f"{path}: {shown}")
+    write_report(out, report)
     return report
 
 
 def _compare(model, out, pictures, size, tolerance):
     """(`Pairs` over all pictures, seconds of some runs); `size` is (height, width) of the input."""
-    from file_parity import eager_answer
-    from tflite_parity import compare, in_input, together
+    from parity import answer_of_model, compare, together
 
     from pac_keras.predict import upright_image
     from pac_keras.served import fitted_size
@@ -164,29 +151,25 @@ def _compare(model, out, pictures, size, tolerance):
     for picture, got in zip(pictures, answers, strict=True):
         image = upright_image(picture)
         fitted = fitted_size(*image.shape[:2], size, model.preprocessing)
-        both = eager_answer(model, image, size), got
-        both = (in_input(one, np.divide(fitted, image.shape[:2])) for one in both)
-        pairs.append(compare(*both, tolerance, model.max_detections))
+        scale = np.divide(fitted, image.shape[:2])
+        expected = answer_of_model(model, image, size)
+        pairs.append(compare(expected, got, tolerance, model.max_detections, scale))
     return together(pairs), seconds
 
 
 def answers_of_fresh_process(out, pictures):
-    """(`Found` in each picture's own pixels, seconds of some runs), without this project."""
-    from tflite_parity import Found
+    """(`Answer` for each picture, seconds of some runs), without this project."""
+    from command import fresh_process
+    from parity import Answer
 
-    with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, "answers.npz")
-        paths = [str(pathlib.Path(path).resolve()) for path in (out, *pictures)]
-        command = [sys.executable, "-P", str(_HERE / "reloaded_tflite.py"), paths[0], file]
-        subprocess.run([*command, *paths[1:]], cwd=folder, check=True)
-        with np.load(file) as answers:
-            answers = dict(answers)
+    paths = [str(pathlib.Path(picture).resolve()) for picture in pictures]
+    answers = fresh_process("reloaded_tflite.py", out, {"pictures": np.asarray(paths)})
     found = []
     for index in range(len(pictures)):
-        one = {name: answers[f"{index}/{name}"] for name in Found._fields}
+        one = {name: answers[f"{index}/{name}"] for name in Answer._fields}
         width = int(answers[f"{index}/width"])
         one["masks"] = np.unpackbits(one["masks"], axis=-1, count=width).astype(bool)
-        found.append(Found(**one))
+        found.append(Answer(**one))
     return found, answers["seconds"]
 
 
@@ -206,59 +189,6 @@ def _file_figures(out):
     if figures["int8_share_of_convolution_macs"]:
         figures["float_convolutions"] = {x.names[0]: x.macs for x in found if not x.is_int8}
     return figures
-
-
-def _files(sources, least=0):
-    """Paths of the pictures in files and folders; for None those at hand if any are wanted.
-
-    Raises:
-        ValueError: fewer than `least`.
-    """
-    from pac_keras.predict import picture_files
-
-    if sources is None:
-        return picture_files(_PHOTOGRAPHS) if least else []
-    sources = [pathlib.Path(source) for source in sources]
-    files = [file for one in sources for file in (picture_files(one) if one.is_dir() else [one])]
-    if len(files) < least:
-        raise ValueError(f"--pictures: expected at least {least}, got {len(files)}")
-    return files
-
-
-def _parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", help="a .keras file")
-    parser.add_argument("out", help="the .tflite file, new")
-    parser.add_argument(
-        "--size",
-        nargs=2,
-        type=int,
-        default=(512, 512),
-        metavar=("H", "W"),
-        help="of the input, multiples of 32; default 512 512",
-    )
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
-    parser.add_argument(
-        "--representative",
-        nargs="+",
-        metavar="FILE",
-        help="files or folders of pictures on which int8 activations are measured",
-    )
-    parser.add_argument(
-        "--pictures",
-        nargs="+",
-        metavar="FILE",
-        help="files or folders of pictures to compare on, at least three; default photographs",
-    )
-    parser.add_argument(
-        "--score-threshold", type=float, help="class scores must exceed it; default the model's"
-    )
-    parser.add_argument(
-        "--max-detections", type=int, metavar="D", help="objects per picture; default the model's"
-    )
-    return parser
 
 
 if __name__ == "__main__":

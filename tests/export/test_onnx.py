@@ -63,7 +63,13 @@ def png(image):
     return file.getvalue()
 
 
-PICTURES = [png(noise(*size)) for size in ((50, 90), (131, 70), (64, 64))]
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Paths of three pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, size in enumerate(((50, 90), (131, 70), (64, 64))):
+        (folder / f"{index}.png").write_bytes(png(noise(*size)))
+    return sorted(folder.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +82,11 @@ def exported(tmp_path_factory):
     return model, path
 
 
-def test_a_fresh_process_answers_as_the_model_and_the_report_says_so(exported):
+def test_a_fresh_process_answers_as_the_model_and_the_report_says_so(exported, pictures):
     model, path = exported
-    assert script.check(model, path, PICTURES) == []
-    report = json.loads(path.with_suffix(".parity.json").read_text())
-    assert (report["pictures"], report["kept"], report["unmatched"]) == (3, 30, 0)
+    assert script.check(model, path, pictures)["problems"] == []
+    report = json.loads(pathlib.Path(f"{path}.parity.json").read_text())
+    assert (report["pictures"], report["objects"], report["unmatched"]) == (3, 30, 0)
     assert report["largest_box_difference_px"] < 1e-2
     assert report["largest_score_difference"] < 1e-5 and report["smallest_mask_iou"] > 0.99
     assert report["operators"]["Conv"] > 20 and report["operators"]["Loop"] > 0  # suppression
@@ -88,13 +94,13 @@ def test_a_fresh_process_answers_as_the_model_and_the_report_says_so(exported):
     assert (report["size"], report["problems"]) == (list(CANVAS), [])
 
 
-def test_the_check_notices_another_model(exported):
+def test_the_check_notices_another_model(exported, pictures):
     model, path = exported
     kernel = next(one for one in model.trainable_weights if one.path.endswith("kernel"))
     before = kernel.numpy()
     kernel.assign(before * 3.0)
     try:
-        found = script.check(model, path, PICTURES)
+        found = script.check(model, path, pictures)["problems"]
     finally:
         kernel.assign(before)
     assert "without counterpart" in found[0]
@@ -115,7 +121,7 @@ def test_the_file_takes_the_models_place(exported, tmp_path):
         assert np.mean(got.masks != expected.masks) < 1e-3
 
 
-def test_wrong_requests_are_refused(exported, tmp_path, capsys):
+def test_wrong_requests_are_refused(exported, pictures, tmp_path, capsys):
     model, path = exported
     with pytest.raises(FileExistsError, match="is there already"):
         script.write(model, path, CANVAS)
@@ -123,8 +129,7 @@ def test_wrong_requests_are_refused(exported, tmp_path, capsys):
         script.write(model, tmp_path / "model.bin", CANVAS)
     with pytest.raises(ValueError, match="multiple of 32"):
         script.write(model, tmp_path / "model.onnx", (64, 100))
-    (tmp_path / "a.png").write_bytes(PICTURES[0])
-    arguments = ["none.keras", "out.onnx", "--pictures", str(tmp_path / "a.png")]
+    arguments = ["none.keras", "out.onnx", "--pictures", str(pictures[0])]
     assert script.main(arguments) == 2
     assert "expected at least 3, got 1" in capsys.readouterr().err
     assert script.main(["none.keras", "out.onnx"]) == 2
@@ -185,9 +190,9 @@ def test_all_kinds_of_file_have_the_same_average_precision(exported, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("system", tiny.SYSTEMS, ids=lambda system: system.__name__)
-def test_every_system_converts(system, tmp_path):
+def test_every_system_converts(system, pictures, tmp_path):
     model = ready(tiny.build(system))
     script.write(model, tmp_path / "model.onnx", CANVAS)
-    assert script.check(model, tmp_path / "model.onnx", PICTURES) == []
-    report = json.loads((tmp_path / "model.parity.json").read_text())
-    assert report["kept"] == 30 and report["largest_score_difference"] < 1e-5
+    report = script.check(model, tmp_path / "model.onnx", pictures)
+    assert report["problems"] == [] and report["objects"] == 30
+    assert report["largest_score_difference"] < 1e-5
