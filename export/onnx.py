@@ -98,16 +98,7 @@ def check(model, out, pictures):
     Args:
         pictures: paths of pictures.
     """
-    from parity import (
-        answer_of_model,
-        compare,
-        figures,
-        own_pixels,
-        problems,
-        together,
-        tolerance_of,
-        write_report,
-    )
+    from parity import answer_of_model, compare, own_pixels, summary, tolerance_of, write_report
 
     from pac_keras.predict import upright_image
     from pac_keras.served import lay_out
@@ -124,10 +115,9 @@ def check(model, out, pictures):
         scale = np.divide(size, original)
         pairs.append(compare(*both, tolerance, model.max_detections, scale))
     report = {"file": pathlib.Path(out).name, "system": type(model).__name__, "size": canvas}
-    report |= {"precision": "float32", "pictures": len(pictures)} | figures(together(pairs))
+    report |= {"precision": "float32", "pictures": len(pictures)} | summary(pairs, tolerance)
     report |= {"file_bytes": os.path.getsize(out), "operators": operators(graph)}
     report |= {"latency_ms": round(1000 * seconds, 1)}
-    report["problems"] = problems(together(pairs), tolerance)
     write_report(out, report)
     return report
 

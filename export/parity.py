@@ -155,10 +155,17 @@ def together(pairs):
     return Pairs(*counts, *(np.concatenate(one) for one in arrays))
 
 
-def figures(pairs):
-    """The report's part about differences."""
+def summary(pairs, tolerance):
+    """The report's part about differences: figures, and what is beyond tolerance in "problems".
+
+    Args:
+        pairs: `Pairs` of each picture.
+    """
+    fewest = min(one.kept for one in pairs)
+    pairs = together(pairs)
     return {
         "objects": pairs.kept,
+        "fewest_objects_of_a_picture": fewest,
         "matched": len(pairs.score),
         "unmatched": pairs.unmatched,
         "smallest_box_iou": float(pairs.box_iou.min(initial=1.0)),
@@ -167,6 +174,7 @@ def figures(pairs):
         "smallest_mask_iou": float(pairs.mask_iou.min(initial=1.0)),
         "mean_mask_iou": float(pairs.mask_iou.mean()) if len(pairs.mask_iou) else 1.0,
         "largest_share_of_mask_pixels": float(pairs.mask_share.max(initial=0.0)),
+        "problems": problems(pairs, tolerance),
     }
 
 

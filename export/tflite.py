@@ -124,7 +124,7 @@ def check(model, out, pictures):
     Args:
         pictures: paths of pictures.
     """
-    from parity import figures, problems, tolerance_of, write_report
+    from parity import summary, tolerance_of, write_report
     from tflite_file import read_metadata
 
     told = read_metadata(out)
@@ -132,16 +132,17 @@ def check(model, out, pictures):
     tolerance = tolerance_of(model, told["precision"])
     pairs, seconds = _compare(model, out, pictures, size, tolerance)
     report = {"file": pathlib.Path(out).name, "system": type(model).__name__, "size": size}
-    report |= {"precision": told["precision"], "pictures": len(pictures)} | figures(pairs)
+    report |= {"precision": told["precision"], "pictures": len(pictures)} | summary(
+        pairs, tolerance
+    )
     report |= _file_figures(out) | {"latency_ms": round(1000 * float(np.median(seconds)), 1)}
-    report["problems"] = problems(pairs, tolerance)
     write_report(out, report)
     return report
 
 
 def _compare(model, out, pictures, size, tolerance):
-    """(`Pairs` over all pictures, seconds of some runs); `size` is (height, width) of the input."""
-    from parity import answer_of_model, compare, together
+    """(`Pairs` of each picture, seconds of some runs); `size` is (height, width) of the input."""
+    from parity import answer_of_model, compare
 
     from pac_keras.predict import upright_image
     from pac_keras.served import fitted_size
@@ -154,7 +155,7 @@ def _compare(model, out, pictures, size, tolerance):
         scale = np.divide(fitted, image.shape[:2])
         expected = answer_of_model(model, image, size)
         pairs.append(compare(expected, got, tolerance, model.max_detections, scale))
-    return together(pairs), seconds
+    return pairs, seconds
 
 
 def answers_of_fresh_process(out, pictures):

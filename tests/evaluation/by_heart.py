@@ -1,6 +1,6 @@
 """A small detector learns the eight pictures of tests/data/coco_eight by heart.
 
-    python -m tests.evaluation.by_heart SYSTEM OUT.keras [--seed S] [--epochs N] [--short S --long L]
+    python -m tests.evaluation.by_heart SYSTEM OUT.keras [--seed S --epochs N --short A --long B]
 
 From scratch, with batch statistics that are measured once and then frozen. Prints the metrics on
 the same eight pictures: what a system's masks can draw when it knows the objects, not how it does

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from parity import TOLERANCES, Answer, Tolerance, compare, figures, problems, together
+from parity import TOLERANCES, Answer, Tolerance, compare, problems, summary, together
 
 
 def objects(count=12):
@@ -24,8 +24,9 @@ def test_equal_answers_do_not_differ_in_any_order():
     turned = Answer(*(field[::-1] for field in objects()))
     pairs = compare(objects(), turned, TOLERANCES["float32"], 100)
     assert (pairs.kept, pairs.unmatched) == (12, 0)
-    assert problems(pairs, TOLERANCES["float32"]) == []
-    assert figures(pairs)["largest_box_difference_px"] == 0.0
+    report = summary([pairs, pairs], TOLERANCES["float32"])
+    assert report["problems"] == [] and report["largest_box_difference_px"] == 0.0
+    assert (report["objects"], report["fewest_objects_of_a_picture"]) == (24, 12)
 
 
 @pytest.mark.parametrize(
