@@ -4,7 +4,8 @@
 
 Draws six validation objects, chosen by lot among the large ones that every model finds with a mask
 IoU of 0.8, of whatever class: the truth on the left, then each model's mask. Prints their IoUs and,
-over all objects that could have been chosen, each model's mean IoU. Crowds are left out.
+over all objects that could have been chosen, each model's mean IoU and boundary F. Crowds are left
+out.
 
 FOLDER holds val.json and images/ (see `data.coco_folder`); without it, the pictures are the
 built-in shapes. 60 pictures are looked at, of a folder by lot. Large is, of shapes, an area of
@@ -23,6 +24,7 @@ import pac_keras
 from pac_keras.data import coco_folder, shapes
 from pac_keras.data.frames import run_lengths
 from pac_keras.detections.paste import Instances, encode
+from pac_keras.evaluation.boundary import boundary_f
 from pac_keras.structures import CROWD
 from pac_keras.visualize import contact_sheet, draw
 
@@ -111,7 +113,7 @@ def _place(center, side, length):
 
 
 def main(out, paths, folder):
-    """Writes the picture and prints the IoUs."""
+    """Writes the picture and prints the IoUs and boundary F."""
     source, large = validation(folder)
     models = [keras.models.load_model(path, compile=False) for path in paths]
     found = list(objects(source, models, large))
@@ -123,10 +125,12 @@ def main(out, paths, folder):
         print("IoU", *(f"{overlap:.3f}" for overlap in overlaps))
         tiles += [tile(image, own, mask) for mask in (own, *masks)]
     contact_sheet(tiles, columns=2 * (1 + len(models))).save(out)
-    means = np.mean([overlaps for *_, overlaps in found], axis=0)
-    print(f"mean over the {len(found)} objects of >= {large:.0f} pixels that every model finds:")
-    for path, mean in zip(paths, means, strict=True):
-        print(f"IoU {mean:.3f} {path}")
+    print(f"means over the {len(found)} objects of >= {large:.0f} pixels that every model finds:")
+    for number, path in enumerate(paths):
+        mean = np.mean([overlaps[number] for *_, overlaps in found])
+        contours = boundary_f([(masks[number], own) for _, own, masks, _ in found])
+        told = "  ".join(f"{name} {value:.3f}" for name, value in contours.items())
+        print(f"IoU {mean:.3f}  {told}  {path}")
 
 
 if __name__ == "__main__":

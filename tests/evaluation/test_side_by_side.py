@@ -85,7 +85,8 @@ def test_the_picture_and_the_means(folder, models, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == lines[1] == "IoU 1.000 0.900"
     assert "the 2 objects of >= 52 pixels" in lines[2]
-    assert lines[3:] == ["IoU 1.000 A", "IoU 0.900 B"]
+    far = "F_1px 1.000  F_3px 1.000"  # B's borders are a pixel away
+    assert lines[3:] == [f"IoU 1.000  {far}  A", f"IoU 0.900  {far}  B"]
     assert Image.open(folder / "out.png").width > 6 * side_by_side.TILE  # two objects in a row
     with pytest.raises(SystemExit, match="no object of >= 52 pixels that every model finds"):
         side_by_side.main(folder / "out.png", ["A", "blind"], folder)
