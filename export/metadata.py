@@ -1,4 +1,4 @@
-"""What a file of one input size tells an application, and how a picture is put on its canvas."""
+"""What an exported file tells an application, and how a picture is put on a canvas."""
 
 from pac_keras.data.image import normalize, pad_batch, resize_image
 from pac_keras.served import fitted_size
@@ -9,16 +9,17 @@ def metadata(model, size, precision):
 
     Args:
         model: a system with preprocessing.
-        size: (height, width) of the canvas.
+        size: (height, width) of the canvas; None where any picture is an input.
         precision: what its weights are stored as, a word.
     """
     known = model.categories or [(k, f"class {k}") for k in range(model.num_classes)]
     preprocessing = model.preprocessing
+    canvas = {} if size is None else {"height": int(size[0]), "width": int(size[1])}
     return {
         "format": 1,
         "system": type(model).__name__,
         "precision": precision,
-        "input": {"height": int(size[0]), "width": int(size[1]), "channels": "RGB, uint8"},
+        "input": {**canvas, "channels": "RGB, uint8"},
         "resize": {
             "short_side": preprocessing.short_side,
             "long_side": preprocessing.long_side,

@@ -14,7 +14,7 @@ becomes the input and the outputs objects is in examples/litert_predict.py, for 
 
 Afterwards a fresh process that can import neither Keras nor TensorFlow answers for the pictures;
 OUT.parity.json holds the differences, operators, file size and latency (this machine's CPU); the
-exit status is 1 if the file differs from the model (parity.py).
+exit status is 1 if the file differs from the model (comparison.py).
 """
 
 import collections
@@ -98,7 +98,7 @@ def check(model, out, pictures):
     Args:
         pictures: paths of pictures.
     """
-    from parity import answer_of_model, compare, own_pixels, summary, tolerance_of, write_report
+    from comparison import answer_of_model, compare, own_pixels, summary, tolerance_of, write_report
 
     from pac_keras.predict import upright_image
     from pac_keras.served import lay_out

@@ -3,207 +3,185 @@
     python export/saved_model.py runs/shapes/model.keras out/shapes
     python export/saved_model.py model.keras out/served --score-threshold 0.3 --pictures photos/
 
-OUT gets the SavedModel, which needs no pac_keras and no Keras to run, and categories.json. It has
-two endpoints with the same answer (boxes, labels, category_ids, scores, box_scores, masks, valid,
-sizes; see serving_graph.py), all in the pictures' own pixels:
+OUT gets the SavedModel, which needs no pac_keras and no Keras to run, requests that warm up
+TensorFlow Serving, and metadata.json (class names, resize; see metadata.py). Endpoints:
 
-    serving_default   "encoded", strings [B]: the bytes of JPEG or PNG files. Sizes may differ;
-                      masks are padded to the largest picture, `sizes` tells each one's own.
+    serving_default   "encoded", strings [B]: the bytes of JPEG, PNG, GIF, BMP or WebP files. Sizes
+                      may differ; masks are padded to the largest picture, `sizes` tells each one's
+                      own. A file that cannot be read gets a sentence in `errors`, and no objects.
+    png               the same with each mask as the bytes of a PNG, for answers that travel as JSON
     images            "images", uint8 [B, H, W, 3], RGB, of any one size
+    raw               "pixels", "sizes": the network itself, `Images` to `Detections`
 
+All but raw answer in the pictures' own pixels; the fields are explained in serving_graph.py.
 Pictures are taken as stored: whoever sends a photo applies its EXIF orientation first. Encoded
-pictures run one by one, `images` as one batch. Afterwards a fresh process that imports TensorFlow
-alone loads OUT and answers for the pictures; the exit status is 1 if it differs from the model.
+pictures run one by one, `images` as one batch.
+
+Afterwards a fresh process that imports TensorFlow alone loads OUT and answers for the pictures,
+turned upright. OUT.parity.json holds the differences, operators, size and latency (this machine's
+CPU); the exit status is 1 if they are beyond tolerance (comparison.py).
 """
 
-import argparse
+import collections
 import io
 import json
-import os
 import pathlib
-import subprocess
 import sys
-import tempfile
 
 import numpy as np
 from PIL import Image
 
-_READABLE = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # JPEG, PNG
+_SENT_AS_THEY_ARE = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 
 def main(arguments=None):
     """Exit status: 0; 1 if the answers differ; 2 after one line about a user's error."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's own chatter
-    options = _parser().parse_args(arguments)
-    try:
-        pictures = read_pictures(options.pictures)
-        model = load(options.model)
-        if options.score_threshold is not None:
-            model.score_threshold = options.score_threshold
-        if options.max_detections is not None:
-            model.max_detections = options.max_detections
-        write(model, options.out)
-    except (ValueError, OSError) as error:
-        print(f"saved_model: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(f"{options.out}: written; now comparing")
-    problems = check(model, options.out, pictures)
-    for problem in problems:
-        print(f"{options.out}: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+    import command
+
+    parser = command.parser(__doc__, "folder of the SavedModel, new or empty", fixed_size=False)
+    options = parser.parse_args(arguments)
+    return command.run(
+        options,
+        lambda model: write(model, options.out),
+        lambda model, pictures: check(model, options.out, pictures),
+    )
 
 
 def load(path):
     """The system in a .keras file.
 
     Raises:
-        ValueError, FileNotFoundError: no such file, no system of pac_keras, no preprocessing, or
-            Keras does not run on TensorFlow.
+        ValueError, FileNotFoundError: see `pac_keras.systems.keras_file.load`; or Keras does not
+            run on TensorFlow.
     """
     import keras
 
-    from pac_keras.systems.base import InstanceSegmenter
+    from pac_keras.systems import keras_file
 
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"a SavedModel needs KERAS_BACKEND=tensorflow, got {keras.backend.backend()!r}"
         )
-    if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such model file")
-    model = keras.models.load_model(path, compile=False)
-    if not isinstance(model, InstanceSegmenter):
-        raise ValueError(f"{path}: holds a {type(model).__name__}, not a system of pac_keras")
-    if model.preprocessing is None:
-        raise ValueError(
-            f"{path}: knows no preprocessing, so pictures cannot be made into its input: fit it, "
-            "or set model.preprocessing, and save it again"
-        )
-    return model
+    return keras_file.load(path)
 
 
 def write(model, out):
-    """Writes the SavedModel and categories.json into `out`, a new or empty folder.
+    """Writes the SavedModel, its warm-up and metadata.json into `out`, a new or empty folder.
 
     Raises:
         FileExistsError: `out` holds something.
     """
-    import keras
+    import tensorflow as tf
+    from metadata import metadata
     from serving_graph import make_endpoints
+    from warmup import write_warmup
 
     out = pathlib.Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out}: exists and is not empty")
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    for name, (function, spec) in make_endpoints(model).items():
-        archive.add_endpoint(name, function, input_signature=[spec])
-    archive.write_out(str(out), verbose=False)
-    known = model.categories or [(k, f"class {k}") for k in range(model.num_classes)]
-    categories = [
-        {"label": label, "id": int(number), "name": name}
-        for label, (number, name) in enumerate(known)
-    ]
-    text = json.dumps(categories, ensure_ascii=False, indent=1)
-    (out / "categories.json").write_text(text + "\n", encoding="utf-8")
+    functions = {
+        name: tf.function(function, inputs, autograph=False).get_concrete_function()
+        for name, (function, inputs) in make_endpoints(model).items()
+    }
+    holder = tf.Module()  # Keras' own archive would write each variable twice
+    holder.kept = list({id(v): v for one in functions.values() for v in one.variables}.values())
+    tf.saved_model.save(holder, str(out), signatures=functions)
+    text = json.dumps(metadata(model, None, "float32"), ensure_ascii=False, indent=1)
+    (out / "metadata.json").write_text(text + "\n", encoding="utf-8")
+    grey = np.full((64, 64, 3), 128, "uint8")
+    encoded = {"encoded": [png(grey)]}
+    write_warmup(
+        out, (("serving_default", encoded), ("png", encoded), ("images", {"images": grey[None]}))
+    )
 
 
 def check(model, out, pictures):
-    """What differs between `model` and the SavedModel in `out`, sentences; prints the figures.
+    """The report about `out` in comparison with `model`, a dict; writes it to OUT.parity.json.
 
     Args:
-        pictures: the bytes of encoded pictures.
+        pictures: paths of pictures.
     """
-    from comparison import Answer, compare, eager_answer, total
+    from comparison import summary, tolerance_of, write_report
 
-    from pac_keras.data.image import read_image
+    tolerance = tolerance_of(model, "SavedModel")
+    pairs, problems, latency = _compare(model, out, pictures, tolerance)
+    report = {"file": pathlib.Path(out).name, "system": type(model).__name__}
+    report |= {"pictures": len(pictures)} | summary(pairs, tolerance)
+    report["problems"] += problems
+    files = [file for file in pathlib.Path(out).rglob("*") if file.is_file()]
+    report |= {"file_bytes": sum(file.stat().st_size for file in files)}
+    report |= {"operators": operators(out), "latency_ms": round(1000 * latency, 1)}
+    write_report(out, report)
+    return report
 
-    images = [read_image(content) for content in pictures]
-    answers = answers_of_fresh_process(out, pictures, images)
-    differences = {"serving_default": [], "images": []}
-    problems = []
+
+def _compare(model, out, pictures, tolerance):
+    """(`Pairs` of each picture and endpoint, sentences about all else, seconds of a run)."""
+    from comparison import answer_of_model, compare
+
+    from pac_keras.predict import upright_image
+
+    images = [upright_image(picture) for picture in pictures]
+    answers = answers_of_fresh_process(
+        out, [encoded(*one) for one in zip(pictures, images, strict=True)], images
+    )
+    pairs, problems = [], [str(problem) for problem in answers["problems"]]
     for index, image in enumerate(images):
-        expected = eager_answer(model, image)
-        for endpoint, found in differences.items():
-            got = {name: answers[f"{endpoint}/{index}/{name}"] for name in Answer._fields}
-            width = image.shape[1]
-            got["masks"] = np.unpackbits(got["masks"], axis=-1, count=width).astype(bool)
-            found.append(compare(expected, Answer(**got)))
-            if int(answers[f"{endpoint}/{index}/outside"]):
-                problems.append(f"{endpoint}: a mask of picture {index} reaches out of the picture")
-    for endpoint, found in differences.items():
-        together = total(found)
-        print(f"{endpoint}: {len(images)} pictures, {together}")
-        problems += [f"{endpoint}: {problem}" for problem in together.problems()]
-    return problems
+        expected = answer_of_model(model, image)
+        for endpoint in ("serving_default", "images"):
+            got = found_in(answers, f"{endpoint}/{index}", image.shape[1])
+            pairs.append(compare(expected, got, tolerance, model.max_detections))
+    return pairs, problems, float(answers["seconds"])
 
 
-def answers_of_fresh_process(out, pictures, images):
+def found_in(answers, prefix, width):
+    """`Answer` of one picture of that width."""
+    from comparison import Answer
+
+    fields = {name: answers[f"{prefix}/{name}"] for name in Answer._fields}
+    fields["masks"] = np.unpackbits(fields["masks"], axis=-1, count=width).astype(bool)
+    return Answer(**fields)
+
+
+def answers_of_fresh_process(out, encoded, images):
     """{"ENDPOINT/i/NAME": array}: what reloaded.py finds in a process without this project."""
+    from command import fresh_process
+
     request = {f"image/{i}": image for i, image in enumerate(images)}
-    for index, content in enumerate(pictures):
+    for index, content in enumerate(encoded):
         request[f"encoded/{index}"] = np.frombuffer(content, "uint8")
-    script = pathlib.Path(__file__).resolve().parent / "reloaded.py"
-    with tempfile.TemporaryDirectory() as folder:
-        files = [os.path.join(folder, name) for name in ("request.npz", "answers.npz")]
-        np.savez(files[0], **request)
-        saved = str(pathlib.Path(out).resolve())
-        subprocess.run([sys.executable, str(script), saved, *files], cwd=folder, check=True)
-        with np.load(files[1]) as answers:
-            return dict(answers)
+    return fresh_process("reloaded.py", out, request)
 
 
-def read_pictures(sources):
-    """The bytes of encoded pictures: of files and folders, or two built-in ones for None.
+def encoded(path, image):
+    """The bytes to send for a picture: its file's own, or a PNG where that is turned or of a kind
+    that the graph does not read.
 
-    Raises:
-        ValueError: a file is neither JPEG nor PNG; names it.
+    Args:
+        image: uint8 `[H, W, 3]`, upright.
     """
-    if sources is None:
-        return built_in_pictures()
-    from pac_keras.predict import picture_files
+    from pac_keras.data.image import exif_orientation
 
-    pictures = []
-    for source in map(pathlib.Path, sources):
-        for file in picture_files(source) if source.is_dir() else [source]:
-            content = file.read_bytes()
-            if not content.startswith(_READABLE):
-                raise ValueError(f"{file}: neither JPEG nor PNG, which is what the graph reads")
-            pictures.append(content)
-    return pictures
+    if path.suffix.lower() in _SENT_AS_THEY_ARE and exif_orientation(path) == 1:
+        return path.read_bytes()
+    return png(image)
 
 
-def built_in_pictures():
-    """A PNG and a JPEG of two sizes, drawn by the built-in data set."""
-    from pac_keras.data import ShapesSource
-
-    source = ShapesSource("valid", 2, size=160)
-    pictures = []
-    for image, kind in ((source[0].image, "PNG"), (source[1].image[:120], "JPEG")):
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, kind)
-        pictures.append(file.getvalue())
-    return pictures
+def png(image):
+    """The bytes of a PNG of uint8 `[H, W, 3]`."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
 
 
-def _parser():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model", help="a .keras file")
-    parser.add_argument("out", help="folder of the SavedModel, new or empty")
-    parser.add_argument(
-        "--pictures",
-        nargs="+",
-        metavar="FILE",
-        help="files or folders of JPEG and PNG pictures to compare on; default two built-in ones",
-    )
-    parser.add_argument(
-        "--score-threshold", type=float, help="class scores must exceed it; default the model's"
-    )
-    parser.add_argument(
-        "--max-detections", type=int, metavar="D", help="objects per picture; default the model's"
-    )
-    return parser
+def operators(out):
+    """{operator: how many} of a SavedModel's graphs."""
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    graph = SavedModel.FromString(pathlib.Path(out, "saved_model.pb").read_bytes())
+    library = graph.meta_graphs[0].graph_def.library.function
+    counts = collections.Counter(node.op for function in library for node in function.node_def)
+    return dict(sorted(counts.items()))
 
 
 if __name__ == "__main__":

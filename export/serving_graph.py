@@ -6,69 +6,111 @@ Around the model's own `call` it puts, as graph operations, what `data/image.py`
 
 import numpy as np
 import tensorflow as tf
+from decoding_graph import decode_or_tell
 
 from pac_keras.masks import paste
-from pac_keras.structures import Images
+from pac_keras.structures import PADDING, Detections, Images
 
 
 def make_endpoints(model):
-    """{name: (function, its input as a TensorSpec)} of the two endpoints, see `answer`."""
-    example = model(Images(np.zeros((1, 64, 64, 3), "float32"), np.full((1, 2), 64, "int32")))
-    found = tf.nest.map_structure(lambda leaf: tf.TensorSpec(leaf.shape[1:], leaf.dtype), example)
-    each = (found, tf.TensorSpec([2], tf.int32))
+    """{name: (function, TensorSpecs of its inputs)} of the endpoints; their answers are dicts.
+
+    serving_default, images: see `answer`, with "masks"; serving_default also has "errors".
+    png: as serving_default, with "masks_bytes" in place of "masks".
+    raw: the network itself, `Images` in, the fields of `Detections` out.
+    """
+    encoded = [tf.TensorSpec([None], tf.string, "encoded")]
+    images = [tf.TensorSpec([None, None, None, 3], tf.uint8, "images")]
+    raw = [
+        tf.TensorSpec([None, None, None, 3], tf.float32, "pixels"),
+        tf.TensorSpec([None, 2], tf.int32, "sizes"),
+    ]
 
     def serve_encoded(encoded):
-        def detect_one(content):
-            picture = decode(content)
-            detections = detect(model, picture[None])
-            return tf.nest.map_structure(lambda leaf: leaf[0], detections), tf.shape(picture)[:2]
+        found, sizes, errors = detect_encoded(model, encoded)
+        masks = full_size_masks(found, sizes, model.mask_threshold)
+        return answer(model, found, sizes) | {"masks": masks, "errors": errors}
 
-        one_by_one = {"fn_output_signature": each, "parallel_iterations": 1}
-        return answer(model, *tf.map_fn(detect_one, encoded, **one_by_one))
+    def serve_png(encoded):
+        found, sizes, errors = detect_encoded(model, encoded)
+        masks = png_masks(found, sizes, model.mask_threshold)
+        return answer(model, found, sizes) | {"masks_bytes": masks, "errors": errors}
 
     def serve_images(images):
+        found = detect(model, images)
         sizes = tf.repeat(tf.shape(images)[None, 1:3], tf.shape(images)[0], axis=0)
-        return answer(model, detect(model, images), sizes)
+        masks = full_size_masks(found, sizes, model.mask_threshold)
+        return answer(model, found, sizes) | {"masks": masks}
+
+    def serve_raw(pixels, sizes):
+        return model(Images(pixels, sizes))._asdict()
 
     return {
-        "serving_default": (serve_encoded, tf.TensorSpec([None], tf.string, "encoded")),
-        "images": (serve_images, tf.TensorSpec([None, None, None, 3], tf.uint8, "images")),
+        "serving_default": (serve_encoded, encoded),
+        "png": (serve_png, encoded),
+        "images": (serve_images, images),
+        "raw": (serve_raw, raw),
     }
 
 
 def answer(model, found, sizes):
-    """What an endpoint answers, a dict.
+    """What the endpoints answer besides masks, a dict.
 
     boxes: float32 `[B, D, 4]`, xyxy in the picture's own pixels.
     labels: int32 `[B, D]`, 0..K-1, -1 on padding; category_ids: int32, the ids of the training
-        data's json (the labels themselves where the model knows no categories), -1 on padding.
+        data's json (the labels themselves where the model knows no categories), -1 on padding;
+        names: strings, UTF-8, "" on padding.
     scores, box_scores: float32 `[B, D]`, the ranking of masks and of boxes.
+    valid: bool `[B, D]`, False on padding.
+    sizes: int32 `[B, 2]`, (height, width) of each picture; (0, 0) where it could not be read.
+
     masks: uint8 `[B, D, H, W]`, 0 or 1; H and W are the greatest height and width in the batch,
         and smaller pictures lie at the top left.
-    valid: bool `[B, D]`, False on padding.
-    sizes: int32 `[B, 2]`, (height, width) of each picture.
+    masks_bytes: strings `[B, D]`, PNG of a mask at the picture's size, 0 or 255, "" on padding.
+    errors: strings `[B]`, "" or why a picture could not be read; it then has no objects.
     """
     valid = found.labels >= 0
-    ids = [category[0] for category in model.categories or ()] or range(model.num_classes)
-    category_ids = tf.gather(tf.constant(list(ids), tf.int32), tf.maximum(found.labels, 0))
+    known = model.categories or [(k, f"class {k}") for k in range(model.num_classes)]
+    ids, names = (list(column) for column in zip(*known, strict=True))
+    rows = tf.maximum(found.labels, 0)
     return {
         "boxes": found.boxes,
         "labels": found.labels,
-        "category_ids": tf.where(valid, category_ids, -1),
+        "category_ids": tf.where(valid, tf.gather(tf.constant(ids, tf.int32), rows), -1),
+        "names": tf.where(valid, tf.gather(tf.constant(names), rows), ""),
         "scores": found.scores,
         "box_scores": found.box_scores,
-        "masks": full_size_masks(found, sizes, model.mask_threshold),
         "valid": valid,
         "sizes": sizes,
     }
 
 
-def decode(content):
-    """uint8 `[H, W, 3]`, RGB, of the bytes of a JPEG or PNG; equal to Pillow's decoding.
+def detect_encoded(model, encoded):
+    """(`Detections`, sizes `[B, 2]`, errors `[B]`) of encoded pictures, one by one."""
+    example = model(Images(np.zeros((1, 64, 64, 3), "float32"), np.full((1, 2), 64, "int32")))
+    found = tf.nest.map_structure(lambda leaf: tf.TensorSpec(leaf.shape[1:], leaf.dtype), example)
 
-    As stored: EXIF orientation is not applied, transparency is dropped.
-    """
-    return tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")
+    def detect_one(content):
+        picture, error = decode_or_tell(content)
+        readable = error == ""
+        detections = tf.cond(readable, lambda: first(detect(model, picture[None])), nothing)
+        return detections, tf.where(readable, tf.shape(picture)[:2], 0), error
+
+    def nothing():
+        empty = Detections(*(tf.zeros(leaf.shape, leaf.dtype) for leaf in found))
+        return empty._replace(labels=tf.fill(found.labels.shape, PADDING))
+
+    return tf.map_fn(
+        detect_one,
+        encoded,
+        fn_output_signature=(found, tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.string)),
+        parallel_iterations=1,
+    )
+
+
+def first(detections):
+    """`Detections` of one picture without the batch axis."""
+    return Detections(*(leaf[0] for leaf in detections))
 
 
 def detect(model, pictures):
@@ -83,8 +125,8 @@ def detect(model, pictures):
     pixels = tf.pad((pixels - mean) / std, padding)
     found = model(Images(pixels, tf.repeat(new_size[None], tf.shape(pictures)[0], axis=0)))
     scale = tf.cast(new_size / size, tf.float32)  # (y, x)
-    edges = tf.tile(scale[::-1], [2])
-    limits = tf.cast(tf.tile(size[::-1], [2]), tf.float32)
+    edges = tf.tile(tf.reverse(scale, [0]), [2])  # [::-1] stops TensorFlow's layout optimizer
+    limits = tf.cast(tf.tile(tf.reverse(size, [0]), [2]), tf.float32)
     boxes = tf.clip_by_value(found.boxes / edges, 0.0, limits)
     return found._replace(boxes=boxes, mask_frames=found.mask_frames / edges)
 
@@ -108,22 +150,40 @@ def resize(pictures, size):
 def full_size_masks(found, sizes, threshold):
     """uint8 `[B, D, H, W]`: each mask in its picture, drawn one at a time to save memory."""
     limits = tf.reduce_max(tf.concat([sizes, tf.ones([1, 2], tf.int32)], 0), axis=0)
-    height, width = limits[0], limits[1]
-    rows, columns = tf.range(height)[:, None], tf.range(width)[None]
-    count, grid = found.masks.shape[1], found.masks.shape[2:]
+    rows, columns = tf.range(limits[0])[:, None], tf.range(limits[1])[None]
 
-    def draw(inputs):
-        mask, frame, size = inputs
-        drawn = paste(mask[None, None], frame[None, None], height, width)[0, 0] >= threshold
-        return tf.cast(drawn & (rows < size[0]) & (columns < size[1]), tf.uint8)
+    def draw(mask, frame, size):
+        inside = (rows < size[0]) & (columns < size[1])
+        return tf.cast(_drawn(mask, frame, limits, threshold) & inside, tf.uint8)
 
-    masks = tf.map_fn(
-        draw,
-        (
-            tf.reshape(found.masks, (-1, *grid)),
-            tf.reshape(found.mask_frames, (-1, 4)),
-            tf.repeat(sizes, count, axis=0),
-        ),
-        fn_output_signature=tf.TensorSpec([None, None], tf.uint8),
+    masks = _each_mask(draw, found, sizes, tf.TensorSpec([None, None], tf.uint8))
+    return tf.reshape(masks, tf.concat([tf.shape(found.labels), limits], axis=0))
+
+
+def png_masks(found, sizes, threshold):
+    """Strings `[B, D]`: each mask as a grey PNG of its picture's size, "" on padding."""
+
+    def encode(mask, frame, size):
+        drawn = tf.cast(_drawn(mask, frame, size, threshold), tf.uint8) * 255
+        return tf.io.encode_png(drawn[..., None])
+
+    # Padding lies in a picture of one pixel: a picture that could not be read has none.
+    sizes = tf.where(sizes == 0, 1, sizes)
+    masks = _each_mask(encode, found, sizes, tf.TensorSpec([], tf.string))
+    return tf.where(found.labels >= 0, tf.reshape(masks, tf.shape(found.labels)), "")
+
+
+def _drawn(mask, frame, size, threshold):
+    """bool `[H, W]`, `size`: a mask `[h, w]` stretched over its frame."""
+    return paste(mask[None, None], frame[None, None], size[0], size[1])[0, 0] >= threshold
+
+
+def _each_mask(function, found, sizes, signature):
+    """`function(mask, frame, size)` of every object of every picture, stacked."""
+    grid = found.masks.shape[2:]
+    inputs = (
+        tf.reshape(found.masks, (-1, *grid)),
+        tf.reshape(found.mask_frames, (-1, 4)),
+        tf.repeat(sizes, found.masks.shape[1], axis=0),
     )
-    return tf.reshape(masks, tf.stack([tf.shape(sizes)[0], count, height, width]))
+    return tf.map_fn(lambda one: function(*one), inputs, fn_output_signature=signature)

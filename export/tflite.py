@@ -18,7 +18,7 @@ activations of the network; what turns them into boxes stays float32: see tflite
 
 Afterwards a fresh process that can import neither Keras nor TensorFlow answers for the pictures
 through that example. OUT.parity.json holds the differences, operators, file size and latency (this
-machine's CPU, two threads); the exit status is 1 if they are beyond tolerance (parity.py).
+machine's CPU, two threads); the exit status is 1 if they are beyond tolerance (comparison.py).
 """
 
 import pathlib
@@ -124,7 +124,7 @@ def check(model, out, pictures):
     Args:
         pictures: paths of pictures.
     """
-    from parity import summary, tolerance_of, write_report
+    from comparison import summary, tolerance_of, write_report
     from tflite_file import read_metadata
 
     told = read_metadata(out)
@@ -142,7 +142,7 @@ def check(model, out, pictures):
 
 def _compare(model, out, pictures, size, tolerance):
     """(`Pairs` of each picture, seconds of some runs); `size` is (height, width) of the input."""
-    from parity import answer_of_model, compare
+    from comparison import answer_of_model, compare
 
     from pac_keras.predict import upright_image
     from pac_keras.served import fitted_size
@@ -161,7 +161,7 @@ def _compare(model, out, pictures, size, tolerance):
 def answers_of_fresh_process(out, pictures):
     """(`Answer` for each picture, seconds of some runs), without this project."""
     from command import fresh_process
-    from parity import Answer
+    from comparison import Answer
 
     paths = [str(pathlib.Path(picture).resolve()) for picture in pictures]
     answers = fresh_process("reloaded_tflite.py", out, {"pictures": np.asarray(paths)})

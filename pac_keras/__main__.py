@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import sys
-import zipfile
 from pathlib import Path
 
 _MODEL = """MODEL is a .keras file, or a SavedModel folder, a .tflite or .onnx file of export/."""
@@ -213,9 +212,7 @@ def _dataset(options, model):
     from pac_keras.served import ServedModel, StoredPictures
 
     preprocessing, batch_size = model.preprocessing, options.batch_size
-    if preprocessing is None and options.data == "shapes":
-        raise ValueError(f"--data shapes: {options.model} does not tell how large to draw them")
-    source = _source(options, size=preprocessing.short_side if preprocessing else None)
+    source = _source(options, size=preprocessing.short_side)
     if isinstance(model, ServedModel):
         return StoredPictures(source)
     return Dataset(source, training=False, batch_size=batch_size, preprocessing=preprocessing)
@@ -224,26 +221,9 @@ def _dataset(options, model):
 def _load_model(path):
     """The system in a .keras file, as training left it; the `ServedModel` in an exported one."""
     from pac_keras import served
+    from pac_keras.systems import keras_file
 
-    if served.is_exported(path):
-        return served.load(path)
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such model file")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: not a .keras file")
-    import keras
-
-    from pac_keras.systems.base import InstanceSegmenter
-
-    try:
-        model = keras.models.load_model(path, compile=False)
-    except (KeyError, TypeError, ValueError) as error:  # what Keras raises for foreign contents
-        raise ValueError(f"{path}: cannot be loaded: {error}") from error
-    if not isinstance(model, InstanceSegmenter):
-        raise ValueError(f"{path}: holds a {type(model).__name__}, not a system of pac_keras")
-    if model.preprocessing is None:
-        raise ValueError(f"{path}: knows no preprocessing: it was saved before `fit`")
-    return model
+    return (served if served.is_exported(path) else keras_file).load(path)
 
 
 def _predict_file(model, file, overlay, options):

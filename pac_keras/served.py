@@ -194,13 +194,11 @@ def _load_saved_model(path):
 
 
 def _saved_model_metadata(path):
-    """What a SavedModel folder tells; its masks are drawn already."""
-    for name in ("metadata.json", "categories.json"):
-        if (path / name).is_file():
-            known = json.loads((path / name).read_text(encoding="utf-8"))
-            known = {"categories": known} if isinstance(known, list) else known
-            return {"resize": None, **known, "mask_threshold": 0.5}
-    raise ValueError(f"{path}: no categories.json in it: export/saved_model.py did not write it")
+    """What a SavedModel folder tells; its masks are drawn already, as 0 and 1."""
+    file = path / "metadata.json"
+    if not file.is_file():
+        raise ValueError(f"{path}: no metadata.json in it: export/saved_model.py did not write it")
+    return json.loads(file.read_text(encoding="utf-8")) | {"mask_threshold": 0.5}
 
 
 def _cut_out(masks):
@@ -217,10 +215,8 @@ def _cut_out(masks):
 
 
 def _preprocessing(metadata):
-    """`Preprocessing` but for normalisation, which the file does itself; None if it is silent."""
+    """`Preprocessing` but for normalisation, which the file does itself."""
     resize = metadata["resize"]
-    if resize is None:
-        return None
     sides = {name: resize[name] for name in ("short_side", "long_side", "keep_ratio")}
     return Preprocessing(**sides, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 

@@ -93,13 +93,6 @@ def test_evaluate_asks_for_stored_pictures(model, tmp_path, monkeypatch):
     assert metrics["mask"]["AP"] == metrics["box"]["AP"] == pytest.approx(1.0)
 
 
-def test_pictures_are_not_drawn_in_a_size_that_nobody_told(monkeypatch, capsys):
-    silent = served.ServedModel(METADATA | {"resize": None}, None)
-    monkeypatch.setattr(cli, "_load_model", lambda path: silent)
-    assert cli.main(["evaluate", "saved", "--data", "shapes"]) == 2
-    assert "--data shapes" in capsys.readouterr().err
-
-
 def test_drawn_masks_are_cut_out_and_pasted_back():
     masks = np.zeros((3, 9, 12), "uint8")
     masks[0, 2:7, 3:12] = np.random.default_rng(0).integers(0, 2, (5, 9))

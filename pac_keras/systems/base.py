@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+import pac_keras
 from pac_keras.backbone.pretrained import PretrainedBackbone
 from pac_keras.backbone.resnet import ResNet
 from pac_keras.choices import check_choice
@@ -18,6 +19,7 @@ from pac_keras.structures import Batch, GroundTruth, Images
 from pac_keras.systems.feed import feed, is_dataset
 from pac_keras.systems.jax_steps import JAXSteps
 from pac_keras.systems.replicas import over_replicas
+from pac_keras.systems.versions import check_version
 
 _STRIDE = 32  # of the coarsest backbone map: canvases are multiples of it
 
@@ -256,11 +258,13 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         }
         config["categories"] = self.categories
         config["preprocessing"] = None if self.preprocessing is None else list(self.preprocessing)
+        config["pac_keras_version"] = pac_keras.__version__
         return config
 
     @classmethod
     def from_config(cls, config):
         config = dict(config)
+        check_version(cls.__name__, config.pop("pac_keras_version", None))
         categories, preprocessing = config.pop("categories"), config.pop("preprocessing")
         if isinstance(config["backbone"], dict):
             config["backbone"] = keras.saving.deserialize_keras_object(config["backbone"])

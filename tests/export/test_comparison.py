@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from parity import TOLERANCES, Answer, Tolerance, compare, problems, summary, together
+from comparison import TOLERANCES, Answer, Tolerance, compare, problems, summary, together
 
 
 def objects(count=12):
