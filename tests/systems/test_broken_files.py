@@ -1,4 +1,4 @@
-"""`.keras` files that cannot be loaded: every error names the file, what was expected, what came."""
+"""`.keras` files that cannot be loaded: errors name the file, what was expected and what came."""
 
 import json
 import re
@@ -122,7 +122,7 @@ def test_contents_that_cannot_be_read(changed, changes, message):
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.keras: no such model file"):
+    with pytest.raises(FileNotFoundError, match=r"none\.keras: no such model file"):
         keras_file.load(tmp_path / "none.keras")
 
 
@@ -177,8 +177,8 @@ def test_plain_load_model_refuses_a_newer_version(changed):
 
 def test_older_files_load(good, changed, monkeypatch):
     """Those of before the version was kept, and those of the version before this one."""
-    del_version = config(config={"pac_keras_version": None})
-    for path in (good, changed(del_version), changed(config(config={"pac_keras_version": "0.0.9"}))):
+    older = [config(config={"pac_keras_version": version}) for version in (None, "0.0.9")]
+    for path in (good, *map(changed, older)):
         assert keras_file.load(path).get_config()["pac_keras_version"] == HERE
     monkeypatch.setattr(pac_keras, "__version__", "0.10.0")
     assert keras_file.load(good).num_classes == tiny.CLASSES
@@ -192,7 +192,7 @@ def test_a_readable_file_of_a_newer_keras_loads(changed):
 def test_versions_are_compared_by_number():
     assert is_newer("0.10.0", "0.9.3") and is_newer("1.0.0rc1", "0.9.9")
     assert not is_newer("0.9.3", "0.10.0") and not is_newer("0.1.0", "0.1.0")
-    with pytest.raises(ValueError, match="expected a version as 0.1.0, got 'new'"):
+    with pytest.raises(ValueError, match=r"expected a version as 0\.1\.0, got 'new'"):
         is_newer("new", "0.1.0")
 
 
