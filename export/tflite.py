@@ -13,7 +13,7 @@ export/examples/litert_predict.py). Only built-in operators are in it. Inputs:
 Outputs are the fields of `Detections` in pixels of that input. The file ends with a zip archive
 with metadata.json: categories, preprocessing, mask threshold, input size (see metadata.py).
 
-Precision: float32; float16 (weights; half the size); dynamic (int8 weights); int8 (weights and
+Precision: float32; float16 (large weights; half the size); dynamic (int8 weights); int8 (weights and
 activations of the network; what turns them into boxes stays float32: see tflite_int8.py).
 
 Afterwards a fresh process that can import neither Keras nor TensorFlow answers for the pictures
@@ -100,11 +100,14 @@ def convert(function, precision, model, representative=()):
         converters = _converter(function), _converter(function)
         return quantise(converters, model, representative, tuple(function.inputs[0].shape[1:3]))
     converter = _converter(function)
-    if precision in ("float16", "dynamic"):
+    if precision == "dynamic":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    content = converter.convert()
     if precision == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    return converter.convert()
+        from tflite_float16 import halve
+
+        return halve(content)
+    return content
 
 
 def _converter(function):

@@ -213,6 +213,29 @@ def test_int8_ends_before_predictions():
     ]
 
 
+def test_half_precision_leaves_small_weights_as_they_are(exported, tmp_path):
+    from tflite_float16 import SHARE, halve
+
+    whole = exported[1].read_bytes()
+    (tmp_path / "a.tflite").write_bytes(halve(whole))
+    size = (tmp_path / "a.tflite").stat().st_size
+    assert size < (1 - SHARE / 2 + 0.1) * len(whole)
+    operators = tflite_file.counts((tmp_path / "a.tflite").read_bytes())
+    assert 3 < operators.pop("DEQUANTIZE") < operators["CONV_2D"]  # one for each large weight
+    assert operators == tflite_file.counts(whole)
+    inputs = {"image": np.full((1, *CANVAS, 3), 90, "uint8"), "size": np.asarray([CANVAS], "int32")}
+    found = [run(file, inputs) for file in (exported[1], tmp_path / "a.tflite")]
+    np.testing.assert_allclose(found[1]["scores"], found[0]["scores"], atol=1e-3)
+    assert (found[1]["scores"] != found[0]["scores"]).any()
+
+
+def run(file, inputs):
+    """{output: array} of a .tflite file."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(str(file)).get_signature_runner()(**inputs)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("system", tiny.SYSTEMS, ids=lambda system: system.__name__)
 def test_every_system_answers_as_the_model(system, tmp_path):
