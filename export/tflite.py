@@ -13,8 +13,8 @@ export/examples/litert_predict.py). Only built-in operators are in it. Inputs:
 Outputs are the fields of `Detections` in pixels of that input. The file ends with a zip archive
 with metadata.json: categories, preprocessing, mask threshold, input size (see metadata.py).
 
-Precision: float32; float16 (large weights; half the size); dynamic (int8 weights); int8 (weights and
-activations of the network; what turns them into boxes stays float32: see tflite_int8.py).
+Precision: float32; float16 (large weights; half the size); dynamic (int8 weights); int8 (weights
+and activations of the network; what turns them into boxes stays float32: see tflite_int8.py).
 
 Afterwards a fresh process that can import neither Keras nor TensorFlow answers for the pictures
 through that example. OUT.parity.json holds the differences, operators, file size and latency (this
