@@ -1,8 +1,7 @@
 """Loading `.keras` files with errors that name the file and what is wrong with it.
 
-For the command line and export/. In Python `keras.models.load_model`, after `import pac_keras`,
-loads the same files; what it says about broken ones is Keras's own, save for what `from_config` of
-a system checks.
+For the command line and export/. `keras.models.load_model` loads the same files; what it says about
+broken ones is Keras's own, save for what `from_config` of a system checks.
 """
 
 import json

@@ -1,12 +1,10 @@
 """The SavedModel of a one-stage system answers what the model answers, in a process of its own."""
 
-import io
-
 import keras
 import numpy as np
 import pytest
 import saved_model
-from PIL import Image
+from pictures import encoded, noise
 
 from pac_keras import RDSNet, RDSNetS, predict
 from pac_keras.data import Preprocessing
@@ -30,7 +28,7 @@ def test_a_fresh_process_answers_as_predict_does(system, tmp_path):
     saved_model.write(model, tmp_path / "out")
     images = [noise(50, 90), noise(131, 70)]
     answers = saved_model.answers_of_fresh_process(
-        tmp_path / "out", [png(image) for image in images], images
+        tmp_path / "out", [encoded(image, "PNG") for image in images], images
     )
     for index, image in enumerate(images):
         expected = predict(model, image, score_threshold=0.0)
@@ -40,13 +38,3 @@ def test_a_fresh_process_answers_as_predict_does(system, tmp_path):
         np.testing.assert_allclose(got["boxes"], expected.boxes, atol=1e-3)
         masks = np.unpackbits(got["masks"], axis=-1, count=image.shape[1])
         assert np.mean(masks != expected.masks) < 1e-3
-
-
-def noise(height, width):
-    return np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype("uint8")
-
-
-def png(image):
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()

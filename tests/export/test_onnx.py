@@ -1,7 +1,6 @@
 """An .onnx file answers what the model answers, and can take its place in the command line."""
 
 import importlib.util
-import io
 import json
 import pathlib
 import sys
@@ -10,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import saved_model
-from PIL import Image
+from pictures import encoded, noise
 
 from pac_keras import MaskRCNN, predict, served
 from pac_keras import __main__ as cli
@@ -53,22 +52,12 @@ def ready(model):
     return model
 
 
-def noise(height, width):
-    return np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype("uint8")
-
-
-def png(image):
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Paths of three pictures."""
     folder = tmp_path_factory.mktemp("pictures")
     for index, size in enumerate(((50, 90), (131, 70), (64, 64))):
-        (folder / f"{index}.png").write_bytes(png(noise(*size)))
+        (folder / f"{index}.png").write_bytes(encoded(noise(*size), "PNG"))
     return sorted(folder.iterdir())
 
 
@@ -112,7 +101,7 @@ def test_the_file_takes_the_models_place(exported, tmp_path):
     assert (loaded.categories, loaded.num_classes) == (CATEGORIES, 5)
     assert loaded.preprocessing[:2] == (64, 96) and loaded.mask_threshold == 0.5
     for size in ((64, 96), (128, 192), (40, 60)):  # predict's canvas is the file's
-        (tmp_path / "a.png").write_bytes(png(noise(*size)))
+        (tmp_path / "a.png").write_bytes(encoded(noise(*size), "PNG"))
         expected = predict(model, tmp_path / "a.png", score_threshold=0.0)
         got = served.predict_file(loaded, tmp_path / "a.png", score_threshold=0.0)
         assert len(got.names) == 10 and got.names == expected.names and got.size == size
@@ -151,7 +140,7 @@ def answered_data(model, folder):
     (folder / "images").mkdir(parents=True)
     images, annotations = [], []
     for number, size in enumerate(((64, 96), (128, 192), (40, 60), (32, 48)), start=1):
-        (folder / "images" / f"{number}.png").write_bytes(png(noise(*size)))
+        (folder / "images" / f"{number}.png").write_bytes(encoded(noise(*size), "PNG"))
         found = predict(model, folder / "images" / f"{number}.png", score_threshold=0.0)
         fields = dict(zip(("height", "width"), size, strict=True))
         images.append({"id": number, "file_name": f"{number}.png", **fields})

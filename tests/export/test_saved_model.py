@@ -7,11 +7,12 @@ import keras
 import numpy as np
 import pytest
 import saved_model
+from pictures import coarse, encoded
 from PIL import Image
 
 from pac_keras import PAC, predict, served
 from pac_keras.data import Preprocessing
-from pac_keras.data import image as pictures
+from pac_keras.data import image as library
 from pac_keras.predict import upright_image
 from pac_keras.structures import PADDING, Detections, Images
 
@@ -42,19 +43,6 @@ def tiny_system(**attributes):
     return model
 
 
-def encoded(image, kind, mode="RGB", **options):
-    """The bytes of a picture's file of that kind and pixel mode."""
-    file = io.BytesIO()
-    Image.fromarray(image).convert(mode).save(file, kind, **options)
-    return file.getvalue()
-
-
-def noise(height, width, seed=0):
-    """Coarse coloured noise, so that JPEG keeps it."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
-    return np.kron(coarse, np.ones((8, 8, 1)))[:height, :width].astype("uint8")
-
-
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """(model, folder of its SavedModel)."""
@@ -78,12 +66,12 @@ def signatures(exported):
 def files(tmp_path_factory):
     """Paths of pictures: PNG, JPEG, a photo that lies on its side, a kind the graph cannot read."""
     folder = tmp_path_factory.mktemp("pictures")
-    (folder / "a.png").write_bytes(encoded(noise(50, 90), "PNG"))
-    (folder / "b.jpg").write_bytes(encoded(noise(131, 70, seed=1), "JPEG"))
+    (folder / "a.png").write_bytes(encoded(coarse(50, 90), "PNG"))
+    (folder / "b.jpg").write_bytes(encoded(coarse(131, 70, seed=1), "JPEG"))
     exif = Image.Exif()
     exif[0x0112] = 6
-    (folder / "c.jpg").write_bytes(encoded(noise(40, 64, seed=2), "JPEG", exif=exif))
-    (folder / "d.tif").write_bytes(encoded(noise(64, 64, seed=3), "TIFF"))
+    (folder / "c.jpg").write_bytes(encoded(coarse(40, 64, seed=2), "JPEG", exif=exif))
+    (folder / "d.tif").write_bytes(encoded(coarse(64, 64, seed=3), "TIFF"))
     return sorted(folder.iterdir())
 
 
@@ -132,16 +120,16 @@ def answers(signatures, endpoint, **inputs):
 def test_a_batch_of_files_is_answered_as_predict_does_and_a_broken_one_alone_fails(
     exported, signatures
 ):
-    whole = [noise(50, 90), noise(131, 70, seed=1)]
+    whole = [coarse(50, 90), coarse(131, 70, seed=1)]
     sent = [encoded(image, "PNG") for image in whole]
-    broken = [b"", b"no picture", encoded(noise(64, 64), "JPEG")[:-200], sent[0][:-60]]
+    broken = [b"", b"no picture", encoded(coarse(64, 64), "JPEG")[:-200], sent[0][:-60]]
     got = answers(signatures, "serving_default", encoded=[sent[0], *broken, sent[1]])
     for row in range(1, 5):
         assert got["errors"][row].decode().startswith("not a JPEG, PNG")
         assert not got["valid"][row].any() and (got["labels"][row] == PADDING).all()
         assert not got["masks"][row].any() and (got["sizes"][row] == 0).all()
         with pytest.raises(ValueError, match="picture"):
-            pictures.read_image(broken[row - 1])
+            library.read_image(broken[row - 1])
     for row, image in ((0, whole[0]), (5, whole[1])):
         expected = predict(exported[0], image, score_threshold=0.0)
         height, width = image.shape[:2]
@@ -159,7 +147,7 @@ def test_a_batch_of_files_is_answered_as_predict_does_and_a_broken_one_alone_fai
 
 
 def test_masks_travel_as_png(signatures):
-    sent = [encoded(noise(50, 90), "PNG"), b"", encoded(noise(131, 70, seed=1), "JPEG")]
+    sent = [encoded(coarse(50, 90), "PNG"), b"", encoded(coarse(131, 70, seed=1), "JPEG")]
     dense = answers(signatures, "serving_default", encoded=sent)
     got = answers(signatures, "png", encoded=sent)
     assert set(got) == set(dense) - {"masks"} | {"masks_bytes"}
@@ -172,7 +160,7 @@ def test_masks_travel_as_png(signatures):
 
 def test_pictures_of_one_size_make_a_batch_of_any_size(exported, signatures):
     for count, size in ((1, (50, 90)), (3, (131, 70))):
-        images = np.stack([noise(*size, seed=seed) for seed in range(count)])
+        images = np.stack([coarse(*size, seed=seed) for seed in range(count)])
         got = answers(signatures, "images", images=images)
         assert got["masks"].shape == (count, 10, *size)
         for row in range(count):
@@ -182,7 +170,7 @@ def test_pictures_of_one_size_make_a_batch_of_any_size(exported, signatures):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2000), (2000, 1)])
 def test_thin_pictures_are_answered(size, exported, signatures):
-    image = noise(*size)
+    image = coarse(*size)
     expected = predict(exported[0], image, score_threshold=0.0)
     sent = {"serving_default": {"encoded": [encoded(image, "PNG")]}}
     sent["images"] = {"images": image[None]}
@@ -261,55 +249,18 @@ def test_warm_up_requests_are_answered(exported, signatures):
     assert names == ["serving_default", "png", "images"]
 
 
-READ = [
-    *((kind, mode) for kind in ("JPEG", "PNG", "GIF") for mode in ("RGB", "L")),
-    *(("PNG", mode) for mode in ("LA", "RGBA", "P", "1", "I;16")),
-    *(("JPEG", "CMYK"), ("BMP", "RGB"), ("BMP", "RGBA"), ("WEBP", "RGB")),
-]
-
-
-@pytest.mark.parametrize(("kind", "mode"), READ, ids=lambda value: value)
-def test_the_graph_reads_as_the_library_does(kind, mode):
-    from decoding_graph import decode
-
-    lossless = {"lossless": True} if kind == "WEBP" else {}
-    file = encoded(noise(61, 83), kind, mode, **lossless)
-    np.testing.assert_array_equal(decode(file), pictures.read_image(file))
-
-
-def test_what_the_graph_would_read_otherwise_is_not_read():
-    for mode in ("L", "P"):
-        must_not_be_read(encoded(noise(61, 83), "BMP", mode))
-    must_not_be_read(encoded(noise(61, 83), "TIFF"))
-
-
-def must_not_be_read(file):
-    from decoding_graph import UNREADABLE, decode_or_tell
-
-    picture, error = decode_or_tell(file)
-    assert picture.shape == (1, 1, 3) and error.numpy().decode() == UNREADABLE
-
-
-def test_of_an_animation_the_first_picture_is_read():
-    from decoding_graph import decode
-
-    later = [Image.fromarray(noise(40, 50, seed=1))]
-    file = encoded(noise(40, 50), "GIF", save_all=True, append_images=later)
-    np.testing.assert_array_equal(decode(file), pictures.read_image(file))
-
-
 def test_the_graph_resizes_as_the_library_does():
     from serving_graph import resize, target_size
 
-    image = noise(61, 83)
+    image = coarse(61, 83)
     for size in ((61, 83), (90, 40), (33, 200), (122, 166)):
-        expected = pictures.resize_image(image, size)
+        expected = library.resize_image(image, size)
         np.testing.assert_array_equal(resize(image[None], size)[0], expected)
     for keep_ratio in (True, False):
         preprocessing = Preprocessing(short_side=64, long_side=96, keep_ratio=keep_ratio)
         for size in ((61, 83), (1, 500), (480, 640), (333, 222), (128, 128)):
             got = tuple(target_size(np.asarray(size, "int32"), preprocessing).numpy())
-            assert got == pictures.target_size(*size, preprocessing)
+            assert got == library.target_size(*size, preprocessing)
 
 
 def test_the_graph_brings_each_axis_back_by_its_own_scale():
@@ -326,12 +277,12 @@ def test_the_graph_brings_each_axis_back_by_its_own_scale():
             rest = tf.zeros([1, 1])
             return Detections(found, rest, rest, rest, tf.ones([1, 1, 2, 2]), found)
 
-    model, image = Model(), noise(90, 32)
+    model, image = Model(), coarse(90, 32)
     found, shown = tf.function(lambda one: (detect(model, one), model.images))(image[None])
     np.testing.assert_allclose(found.boxes, [[[0, 0, 16, 90]]], rtol=1e-6)
     np.testing.assert_allclose(found.mask_frames, [[[0, 0, 16, 90]]], rtol=1e-6)
-    expected = pictures.prepare(image, Model.preprocessing)
-    expected = pictures.pad_batch([expected], (64, 64))
+    expected = library.prepare(image, Model.preprocessing)
+    expected = library.pad_batch([expected], (64, 64))
     np.testing.assert_array_equal(shown.sizes, expected.sizes)
     np.testing.assert_allclose(shown.pixels, expected.pixels, atol=1e-5)
 
