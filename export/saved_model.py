@@ -31,7 +31,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-_SENT_AS_THEY_ARE = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+_SENT_AS_THEY_ARE = (".jpeg", ".jpg", ".png")
 
 
 def main(arguments=None):
@@ -155,7 +155,7 @@ def answers_of_fresh_process(out, encoded, images):
 
 def encoded(path, image):
     """The bytes to send for a picture: its file's own, or a PNG where that is turned or of a kind
-    that the graph does not read.
+    that the graph does not always read, or not as the library does.
 
     Args:
         image: uint8 `[H, W, 3]`, upright.

@@ -64,7 +64,7 @@ def signatures(exported):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Paths of pictures: PNG, JPEG, a photo that lies on its side, a kind the graph cannot read."""
+    """Paths: PNG, JPEG, a photo that lies on its side, two kinds that the graph cannot read."""
     folder = tmp_path_factory.mktemp("pictures")
     (folder / "a.png").write_bytes(encoded(coarse(50, 90), "PNG"))
     (folder / "b.jpg").write_bytes(encoded(coarse(131, 70, seed=1), "JPEG"))
@@ -72,6 +72,7 @@ def files(tmp_path_factory):
     exif[0x0112] = 6
     (folder / "c.jpg").write_bytes(encoded(coarse(40, 64, seed=2), "JPEG", exif=exif))
     (folder / "d.tif").write_bytes(encoded(coarse(64, 64, seed=3), "TIFF"))
+    (folder / "e.bmp").write_bytes(encoded(coarse(64, 64, seed=4), "BMP", "P"))
     return sorted(folder.iterdir())
 
 
@@ -89,7 +90,7 @@ def test_a_fresh_process_answers_as_the_model_and_the_report_says_so(
     monkeypatch.setattr(saved_model, "answers_of_fresh_process", lambda *_: fresh)
     report = saved_model.check(*exported, files)
     assert report["problems"] == [] and report["unmatched"] == 0
-    assert (report["pictures"], report["objects"]) == (4, 80)  # of both endpoints
+    assert (report["pictures"], report["objects"]) == (5, 100)  # of both endpoints
     assert report["fewest_objects_of_a_picture"] == 10 and report["latency_ms"] > 0
     assert report["largest_box_difference_px"] < 1e-3 and report["smallest_mask_iou"] > 0.99
     assert report["largest_score_difference"] < 1e-5
