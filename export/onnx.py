@@ -89,7 +89,40 @@ def convert(function):
         for name, content in weights.name_to_tensor_data.items():
             pathlib.Path(folder, name).write_bytes(content)
         onnx.external_data_helper.load_external_data_for_model(network, folder)
+    make_portable(network.graph)
     return network
+
+
+def make_portable(graph):
+    """Takes out what OpenVINO refuses to read and nothing needs: states of a Loop that no iteration
+    changes (its body reads the outer tensor instead) and `Unsqueeze` along no axis."""
+    for loop in [node for node in graph.node if node.op_type == "Loop"]:
+        (body,) = (attribute.g for attribute in loop.attribute if attribute.name == "body")
+        for state in reversed(range(len(loop.input) - 2)):  # after count and condition
+            inside, outside = body.input[state + 2].name, loop.input[state + 2]
+            if body.output[state + 1].name == inside:
+                _read_instead(body.node, inside, outside)
+                _read_instead(graph.node, loop.output[state], outside)
+                del loop.input[state + 2], loop.output[state]
+                del body.input[state + 2], body.output[state + 1]
+    empty = {one.name for one in graph.initializer if list(one.dims) == [0]}
+    for node in [node for node in graph.node if node.op_type == "Unsqueeze"]:
+        if node.input[1] in empty:
+            _read_instead(graph.node, node.output[0], node.input[0])
+            graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    for one in [one for one in graph.initializer if one.name in empty - used]:
+        graph.initializer.remove(one)
+
+
+def _read_instead(nodes, old, new):
+    """Lets `nodes`, and those in their bodies, read the tensor `new` where they read `old`."""
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            if name == old:
+                node.input[place] = new
+        for attribute in node.attribute:
+            _read_instead(attribute.g.node, old, new)
 
 
 def check(model, out, pictures):

@@ -3,13 +3,14 @@
 import importlib.util
 import json
 import pathlib
+import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
 import saved_model
-from pictures import encoded, noise
+from pictures import coarse, encoded, noise
 
 from pac_keras import MaskRCNN, predict, served
 from pac_keras import __main__ as cli
@@ -81,6 +82,44 @@ def test_a_fresh_process_answers_as_the_model_and_the_report_says_so(exported, p
     assert report["operators"]["Conv"] > 20 and report["operators"]["Loop"] > 0  # suppression
     assert report["file_bytes"] == path.stat().st_size and report["latency_ms"] > 0
     assert (report["size"], report["problems"]) == (list(CANVAS), [])
+
+
+def loops(nodes):
+    """The Loop nodes among `nodes` and in their bodies."""
+    for node in nodes:
+        if node.op_type == "Loop":
+            yield node
+        for attribute in node.attribute:
+            yield from loops(attribute.g.node)
+
+
+def test_no_state_of_a_loop_stays_the_same(exported):
+    onnx, _ = script._packages()  # OpenVINO 2026.4 refuses such a state
+    network = onnx.load(str(exported[1]))
+    onnx.checker.check_model(network, full_check=True)
+    found = list(loops(network.graph.node))
+    assert found
+    for loop in found:
+        (body,) = (one.g for one in loop.attribute if one.name == "body")
+        before, after = body.input[2:], body.output[1 : len(loop.input) - 1]
+        assert len(before) == len(after) > 0
+        assert all(one.name != other.name for one, other in zip(before, after, strict=True))
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="needs openvino")
+def test_the_openvino_example_finds_what_onnx_runtime_does(exported, tmp_path):
+    file = tmp_path / "a.png"
+    file.write_bytes(encoded(coarse(128, 100), "PNG"))  # resized to half: no grey level is rounded
+    command = [sys.executable, ROOT / "export/examples/openvino_predict.py", exported[1], file, "0"]
+    printed = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
+    expected = served.predict_file(served.load(exported[1]), file, score_threshold=0.0)
+    found = [line.split("; ") for line in printed.stdout.splitlines()]
+    assert [name for name, *_ in found] == list(expected.names) and len(found) == 10
+    numbers = [[float(x) for x in " ".join(rest).split()] for _, *rest in found]
+    scores, boxes, covered = np.split(np.asarray(numbers), [1, 5], axis=1)
+    np.testing.assert_allclose(scores[:, 0], expected.scores, atol=1e-3)
+    np.testing.assert_allclose(boxes, expected.boxes, atol=0.06)
+    np.testing.assert_allclose(covered[:, 0], expected.masks.sum((1, 2)), atol=2)
 
 
 def test_the_check_notices_another_model(exported, pictures):
