@@ -5,6 +5,7 @@ Source: He et al. 2017 with the half-pixel correction (`aligned=True` in torchvi
 
 from typing import NamedTuple
 
+import keras
 from keras import ops
 
 from pac_keras.kernels import use_tensorflow_kernels
@@ -71,8 +72,8 @@ def _align_ops(maps, boxes, levels, grid, size, sampling_ratio):
     cells, first_cell, cells_per_picture = _flatten(maps)
     first = ops.take(first_cell, levels) + cells_per_picture * ops.arange(batch)[:, None]
     width = ops.cast(grid.extent[..., 1], "int32")
-    most = sampling_ratio or MAX_ADAPTIVE_SAMPLES
-    samples = ops.minimum(grid.samples, most)
+    samples = ops.minimum(grid.samples, float(sampling_ratio or MAX_ADAPTIVE_SAMPLES))
+    most = sampling_ratio or _most(samples)
 
     def along(axis, sample):  # both cells that a sample touches: 2 x (index, weight) [B, R, bins]
         bins = ops.arange(size[axis], dtype="float32")
@@ -99,8 +100,27 @@ def _align_ops(maps, boxes, levels, grid, size, sampling_ratio):
         for index in range(most * most):
             total = add(index, total)
     else:
-        total = ops.fori_loop(0, most * most, add, total)
+        total = _loop(most * most, add, total)
     return ops.reshape(total, (-1, *size, cells.shape[-1]))
+
+
+def _most(samples):
+    """The largest of `samples`, where a loop of that many turns has a gradient; else the cap."""
+    if keras.backend.backend() != "tensorflow":
+        return MAX_ADAPTIVE_SAMPLES
+    return ops.cast(ops.max(samples), "int32")
+
+
+def _loop(count, add, total):
+    """`total` after `add(index, total)` for each index below `count`, an int or a scalar."""
+    if isinstance(count, int):
+        return ops.fori_loop(0, count, add, total)
+    return ops.while_loop(
+        lambda index, _: index < count,
+        lambda index, total: (index + 1, add(index, total)),
+        (0, total),
+        maximum_iterations=MAX_ADAPTIVE_SAMPLES**2,  # XLA's gradient wants to know
+    )[1]
 
 
 def _flatten(maps):

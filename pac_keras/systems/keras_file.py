@@ -24,10 +24,14 @@ _DAMAGE = (zipfile.BadZipFile, EOFError, OSError, RuntimeError, UnicodeDecodeErr
 _UNREADABLE = (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
-def load(path):
+def load(path, prepared=True):
     """The system in a .keras file, as training left it, not compiled.
 
     Code in the file does not run: Keras's safe_mode is on.
+
+    Args:
+        path: of the file.
+        prepared: whether it has to know how pictures become its input.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -43,7 +47,7 @@ def load(path):
     except _UNREADABLE as error:
         reason = f"{_newer_keras(keras_version)}{_reason(error)}"
         raise ValueError(f"{path}: cannot be loaded: {reason}") from error
-    if model.preprocessing is None:
+    if prepared and model.preprocessing is None:
         raise ValueError(
             f"{path}: knows no preprocessing, so pictures cannot be made into its input: fit it, "
             "or set model.preprocessing, and save it again"
@@ -113,7 +117,11 @@ def _reason(error):
 
 
 def _newer_keras(version):
-    """Words before an error if a newer Keras wrote the file."""
-    if version is None or not is_newer(version, keras.__version__):
+    """Words before an error if a newer Keras wrote the file, or none can tell which did."""
+    try:
+        newer = version is not None and is_newer(version, keras.__version__)
+    except ValueError as error:
+        return f"Keras's version in it: {error}; "
+    if not newer:
         return ""
     return f"Keras {version} wrote it, and {keras.__version__} is installed: "

@@ -10,6 +10,7 @@ import numpy as np
 from pac_keras.evaluation.coco import evaluate_dataset
 from pac_keras.evaluation.report import write_metrics
 from pac_keras.training import checkpoint
+from pac_keras.training.memory import RecycleMemory
 from pac_keras.training.pictures import draw_predictions
 
 LOGGED = {  # name in the logs -> where `evaluate_dataset` has it
@@ -31,7 +32,7 @@ def standard_callbacks(experiment, folder, steps, valid=None, state=None):
         valid: validation Dataset, or None.
         state: RunState that the run continues from, or None.
     """
-    callbacks = [StopOnNaN()]
+    callbacks = [RecycleMemory(), StopOnNaN()]
     if valid is not None:
         evaluation = Evaluation(
             valid,

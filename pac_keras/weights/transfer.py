@@ -2,8 +2,7 @@
 
 import pathlib
 
-import keras
-
+from pac_keras.systems import keras_file
 from pac_keras.weights.files import ENDINGS
 from pac_keras.weights.mmdet import load_tensors, tensors_of
 from pac_keras.weights.names import names
@@ -38,7 +37,7 @@ def start_from(model, path):
 
 
 def _from_keras(model, path):
-    source = keras.models.load_model(path, compile=False)
+    source = keras_file.load(path, prepared=False)
     if type(source) is not type(model) or len(source.weights) != len(model.weights):
         raise ValueError(
             f"{path}: expected a {type(model).__name__} with {len(model.weights)} variables, as in "
