@@ -6,21 +6,25 @@
 
 Every field of `pac_keras.training.Experiment` is an option; --model.NAME, --train.NAME and
 --valid.NAME are arguments of what the config calls. DIR (default runs/CONFIG) gets model.keras
-(best epoch), last.keras, metrics.json (of model.keras), log.csv, curves.png, pictures/, config and
-versions. KERAS_BACKEND=jax trains without TensorFlow.
+(best epoch), checkpoints/, metrics.json (of model.keras), log.csv, curves.png, pictures/, config
+and versions. SIGTERM and Ctrl-C end a run after a step, with a checkpoint; --resume continues it,
+or one that was killed. KERAS_BACKEND=jax trains without TensorFlow.
 """
 
 import argparse
 import pathlib
+import sys
 
 import keras
 
+from pac_keras.data.bad_images import BadImageError
 from pac_keras.evaluation.coco import evaluate_dataset
 from pac_keras.evaluation.report import plot_log, write_metrics
 from pac_keras.training import checkpoint, run_folder
 from pac_keras.training.callbacks import standard_callbacks
 from pac_keras.training.devices import device_scope
 from pac_keras.training.experiment import ExperimentError, load_config
+from pac_keras.training.interrupts import Interrupted, interrupts
 from pac_keras.training.overrides import apply_overrides, use_data
 from pac_keras.training.pictures import draw_predictions
 from pac_keras.training.schedule import make_optimizer
@@ -53,10 +57,18 @@ def main():
         train, valid = experiment.build_data()
         with device_scope(experiment.batch_size):
             model = build(experiment, train)
+            state = continued(model, folder, train) if options.resume else None
     except (ExperimentError, FileNotFoundError) as error:
         parser.error(str(error))
     run_folder.write_description(folder, experiment, options.config)
-    fit(experiment, model, train, valid, folder, options.resume)
+    try:
+        fit(experiment, model, train, valid, folder, state)
+    except Interrupted as message:
+        print(message)
+        return
+    except (BadImageError, FloatingPointError, OSError) as error:
+        reason = str(error).partition("\n")[0]  # Grain appends a remark of its own
+        sys.exit(f"train.py: {reason}\n{folder} keeps its checkpoints; --resume continues the run")
     print(finish(experiment, model, valid, folder))
 
 
@@ -80,14 +92,38 @@ def load_start(model, weights):
     print(f"{weights}: loaded, {len(new)} variables start anew", *new, sep="\n  ")
 
 
-def fit(experiment, model, train, valid, folder, resume):
-    """Trains `model`, from the run folder's last epoch with `resume`."""
-    last = folder / "last.keras"  # not there if the run ended within its first epoch
-    state = checkpoint.restore(model, last) if resume and last.is_file() else None
-    start = state.epoch if state else 0
-    run_folder.cut_log(folder / "log.csv", start)
-    callbacks = standard_callbacks(experiment, folder, len(train), valid, state)
-    model.fit(train, initial_epoch=start, epochs=experiment.epochs, callbacks=callbacks, verbose=0)
+def fit(experiment, model, train, valid, folder, state):
+    """Trains `model`, from `state` where there is one; its epoch is finished first."""
+    run_folder.cut_log(folder / "log.csv", state.epoch if state else 0)
+    with interrupts() as asked:
+        callbacks = standard_callbacks(experiment, folder, train, valid, state, asked)
+        options = {"callbacks": callbacks, "verbose": 0}
+        start = state.epoch if state else 0
+        if state and state.epoch_step:
+            rest = {"initial_epoch": start, "initial_step": state.epoch_step, "epochs": start + 1}
+            model.fit(train, **rest, **options)
+            start += 1
+        model.fit(train, initial_epoch=start, epochs=experiment.epochs, **options)
+
+
+def continued(model, folder, train):
+    """The RunState that a run continues from, its weights in `model`; None for its beginning."""
+    path, reasons = checkpoint.newest(folder)
+    for reason in reasons:
+        print(f"--resume: passed over: {reason}")
+    if path is None:
+        if reasons:
+            raise ExperimentError(f"--resume: no whole checkpoint is left in {folder}/checkpoints")
+        return None
+    state = checkpoint.restore(model, path)
+    print(f"--resume: {path}, epoch {state.epoch + 1}, step {state.epoch_step}")
+    if state.epoch_step and state.steps_per_epoch != len(train):
+        print(
+            f"--resume: an epoch had {state.steps_per_epoch} steps, has {len(train)}: epoch "
+            f"{state.epoch + 1} starts at its beginning"
+        )
+        return state._replace(epoch_step=0)
+    return state
 
 
 def finish(experiment, model, valid, folder):

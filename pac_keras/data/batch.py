@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pac_keras.data.augment import Augmentation, augment, resize_to_target
+from pac_keras.data.bad_images import Reader
 from pac_keras.data.collate import Layout, collate
 from pac_keras.data.image import Preprocessing, canvas, target_size
 from pac_keras.data.repeat import copy_numbers, repeat_factors, repeated
@@ -34,6 +35,7 @@ class Dataset:
         repeat_threshold: classes that fewer than this share of the pictures hold are shown more
             often (`repeat.repeat_factors`); None = every picture once. Training alone. An epoch
             has as many batches as the factors' sum fills, whichever pictures it repeats.
+        on_bad_image: "raise", or "skip": see `bad_images.Reader`. Training alone.
         seed: of shuffling and augmentation, >= 0.
 
     Attributes:
@@ -54,11 +56,13 @@ class Dataset:
         max_objects=None,
         frame=(112, 112),
         repeat_threshold=None,
+        on_bad_image="raise",
         seed=0,
     ):
         _check(training, batch_size, frame, repeat_threshold)
         _check_changes(preprocessing, augmentation)
         self.source = source
+        self.reader = Reader(source, on_bad_image)
         self.training = training
         self.batch_size = batch_size
         self.preprocessing = preprocessing
@@ -116,6 +120,11 @@ class Dataset:
             FLAGS.mark_as_parsed()  # Grain's processes read absl flags, whoever the main program is
             reader = reader.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
         return iter(reader)
+
+    def image_ids(self, epoch, step):
+        """Ids of the pictures in a batch of `epoch`, in its order."""
+        group = self._plan(epoch if self.training else 0)[step]
+        return [self.source.image_ids[index] for index in group.indices]
 
     def spec(self):
         """A `structures.Batch` of (shape, dtype name) leaves, None where a dimension varies."""
@@ -234,9 +243,9 @@ class Dataset:
 
     def _sample(self, index, epoch, copy):
         """Picture `index` as `epoch` shows it for the first (`copy` 0), the second, ... time."""
-        sample = self.source[index]
         if not self.training:
-            return resize_to_target(sample, self.preprocessing)
+            return resize_to_target(self.source[index], self.preprocessing)
+        sample = self.reader.read(index, [group.indices for group in self._groups])
         random = np.random.default_rng((self.seed, epoch, index, copy))
         return augment(sample, self.preprocessing, self.augmentation, random)
 

@@ -31,6 +31,7 @@ def coco(
     max_objects=None,
     frame=(112, 112),
     repeat_threshold=None,
+    on_bad_image="raise",
     seed=0,
 ):
     """`Dataset` of a COCO json; see `CocoSource` and `batch.Dataset` for the arguments."""
@@ -44,6 +45,7 @@ def coco(
         max_objects=max_objects,
         frame=frame,
         repeat_threshold=repeat_threshold,
+        on_bad_image=on_bad_image,
         seed=seed,
     )
 

@@ -11,6 +11,7 @@ from keras import ops
 from pac_keras.kernels import use_tensorflow_kernels
 from pac_keras.structures import Tensor
 
+_FAR = 1e6  # pixels; farther boxes have no pixel of a picture
 MAX_ADAPTIVE_SAMPLES = 16  # per bin and axis, where the number of samples has to be static
 
 
@@ -56,7 +57,10 @@ class _Bins(NamedTuple):
 def _bins(maps, strides, boxes, levels, size, sampling_ratio, aligned):
     stride = ops.take(ops.convert_to_tensor(strides, "float32"), levels)[..., None]  # [B, R, 1]
     extents = [ops.cast(ops.stack(ops.shape(x)[1:3]), "float32") for x in maps]
-    x0, y0, x1, y1 = ops.unstack(ops.stop_gradient(boxes), 4, axis=-1)
+    boxes = ops.stop_gradient(boxes)
+    # A NaN would become an index outside the maps; the losses of such a box are NaN anyway.
+    boxes = ops.where(ops.equal(boxes, boxes), ops.clip(boxes, -_FAR, _FAR), 0.0)
+    x0, y0, x1, y1 = ops.unstack(boxes, 4, axis=-1)
     start = ops.stack([y0, x0], axis=-1) / stride - (0.5 if aligned else 0.0)
     side = ops.stack([y1 - y0, x1 - x0], axis=-1) / stride
     side = side if aligned else ops.maximum(side, 1.0)

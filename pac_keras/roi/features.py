@@ -25,7 +25,8 @@ def roi_levels(boxes):
     x0, y0, x1, y1 = ops.unstack(boxes, 4, axis=-1)
     side = ops.sqrt(ops.maximum(x1 - x0, 0.0) * ops.maximum(y1 - y0, 0.0))
     level = ops.floor(ops.log(side / _FINEST_SIDE + 1e-6) / math.log(2.0))
-    return ops.cast(ops.clip(level, 0.0, len(_ROI_LEVELS) - 1.0), "int32")
+    # Clipped as whole numbers: of a box that is NaN, too, so that its loss can tell.
+    return ops.clip(ops.cast(level, "int32"), 0, len(_ROI_LEVELS) - 1)
 
 
 def from_pyramid(pyramid, sampling_ratio=2, aligned=True):

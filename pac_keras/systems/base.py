@@ -16,7 +16,7 @@ from pac_keras.backbone.pretrained import PretrainedBackbone
 from pac_keras.backbone.resnet import ResNet
 from pac_keras.choices import check_choice
 from pac_keras.structures import Batch, GroundTruth, Images
-from pac_keras.systems.feed import feed, is_dataset
+from pac_keras.systems.feed import feed, is_dataset, original_error
 from pac_keras.systems.jax_steps import JAXSteps
 from pac_keras.systems.replicas import over_replicas
 from pac_keras.systems.versions import check_version
@@ -135,23 +135,29 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         super().compile(optimizer=optimizer, **kwargs)
         self.weight_decay, self.clip_norm = float(weight_decay), clip_norm
 
-    def fit(self, x=None, *args, validation_data=None, initial_epoch=0, **kwargs):
+    def fit(self, x=None, *args, validation_data=None, initial_epoch=0, initial_step=0, **kwargs):
         """Keras's `fit`, which also takes Datasets of `pac_keras.data`.
+
+        Args:
+            initial_step: steps of a Dataset's `initial_epoch` that are over; with more than none,
+                `epochs` is `initial_epoch + 1`.
 
         Raises:
             ValueError: frozen layers were never loaded, or the data has other class counts.
+            data.bad_images.BadImageError: a picture cannot be read.
         """
+        failures = []
         self._check_frozen()
         if is_dataset(x):
             self._adopt(x)
-            kwargs = {"steps_per_epoch": len(x), "shuffle": False, **kwargs}
-            x = feed(x, start_epoch=initial_epoch)
+            kwargs = {"steps_per_epoch": len(x) - initial_step, "shuffle": False} | kwargs
+            x = feed(x, initial_epoch, initial_step, failures)
         if is_dataset(validation_data):
             kwargs.setdefault("validation_steps", len(validation_data))
             validation_data = feed(validation_data, start_epoch=0)
-        return super().fit(
-            x, *args, validation_data=validation_data, initial_epoch=initial_epoch, **kwargs
-        )
+        kwargs |= {"validation_data": validation_data, "initial_epoch": initial_epoch}
+        with original_error(failures):
+            return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
         """Keras's `evaluate`: the losses of Batches or of a Dataset of `pac_keras.data`."""
@@ -178,10 +184,8 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
     def _adopt(self, dataset):
         """Takes names of categories and preprocessing from the training data."""
         if dataset.num_classes != self.num_classes:
-            raise ValueError(
-                f"The data has {dataset.num_classes} categories, "
-                f"the model num_classes={self.num_classes}."
-            )
+            counts = f"{dataset.num_classes} categories, the model num_classes={self.num_classes}"
+            raise ValueError(f"The data has {counts}.")
         self.categories = tuple(tuple(category) for category in dataset.categories)
         self.preprocessing = dataset.preprocessing
 

@@ -1,5 +1,6 @@
 """How a `pac_keras.data` Dataset reaches Keras's `fit`, `evaluate` and `predict`."""
 
+import contextlib
 import itertools
 
 import keras
@@ -7,15 +8,21 @@ import keras
 from pac_keras.structures import Batch, GroundTruth, Images
 
 
-def feed(dataset, start_epoch=None):
-    """What Keras iterates over: Batches from `start_epoch` on, without end; None = one epoch.
+def feed(dataset, start_epoch=None, start_step=0, failures=None):
+    """What Keras iterates over: Batches from a step of `start_epoch` on, without end; None = one
+    epoch. Errors of reading are also put into the list `failures`: TensorFlow makes others of them.
 
     On TensorFlow heights and widths are unknown, so that every shape fits one graph.
     """
 
     def batches():
         epochs = 1 if start_epoch is None else None
-        return (batch for batch in dataset.batches(start_epoch or 0, epochs))
+        try:
+            yield from dataset.batches(start_epoch or 0, epochs, start_step=start_step)
+        except Exception as error:
+            if failures is not None:
+                failures.append(error)
+            raise
 
     if keras.backend.backend() != "tensorflow":
         return batches()
@@ -27,6 +34,17 @@ def feed(dataset, start_epoch=None):
     options.autotune.enabled = False  # its thread keeps the end of `fit` waiting, up to a minute
     batched = tf.data.Dataset.from_generator(batches, output_signature=spec)
     return batched.prefetch(2).with_options(options)
+
+
+@contextlib.contextmanager
+def original_error(failures):
+    """Context whose error is raised as the one of reading that is its cause, if there is one."""
+    try:
+        yield
+    except Exception as error:
+        if failures and failures[0] is not error:
+            raise failures[0] from error
+        raise
 
 
 def is_dataset(x):

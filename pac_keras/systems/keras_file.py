@@ -24,14 +24,10 @@ _DAMAGE = (zipfile.BadZipFile, EOFError, OSError, RuntimeError, UnicodeDecodeErr
 _UNREADABLE = (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
-def load(path, prepared=True):
+def load(path):
     """The system in a .keras file, as training left it, not compiled.
 
     Code in the file does not run: Keras's safe_mode is on.
-
-    Args:
-        path: of the file.
-        prepared: whether it has to know how pictures become its input.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -47,7 +43,7 @@ def load(path, prepared=True):
     except _UNREADABLE as error:
         reason = f"{_newer_keras(keras_version)}{_reason(error)}"
         raise ValueError(f"{path}: cannot be loaded: {reason}") from error
-    if prepared and model.preprocessing is None:
+    if model.preprocessing is None:
         raise ValueError(
             f"{path}: knows no preprocessing, so pictures cannot be made into its input: fit it, "
             "or set model.preprocessing, and save it again"

@@ -43,6 +43,8 @@ class Experiment:
     evaluate_every: epochs between evaluations; the last epoch is always evaluated.
     pictures: validation pictures drawn with their predictions at each evaluation.
     boundary: evaluations also measure boundary AP and F (slower).
+    checkpoint_every: steps between checkpoints within an epoch, or None; one follows every epoch.
+    keep_checkpoints: how many of the newest stay.
     weights: file to start from, or None; see `pac_keras.weights.start_from`.
     """
 
@@ -65,6 +67,8 @@ class Experiment:
     evaluate_every: int = 1
     pictures: int = 8
     boundary: bool = True
+    checkpoint_every: int | None = 1000
+    keep_checkpoints: int = 2
     weights: str | None = None
 
     def __post_init__(self):
@@ -75,6 +79,10 @@ class Experiment:
             value = getattr(self, name)
             if not value >= least:
                 raise ExperimentError(f"{name}: expected at least {least}, received {value!r}")
+        if self.checkpoint_every is not None and self.checkpoint_every < 1:
+            raise ExperimentError(
+                f"checkpoint_every: expected at least 1 or None, received {self.checkpoint_every!r}"
+            )
         if not self.learning_rate > 0:
             raise ExperimentError(f"learning_rate: expected > 0, received {self.learning_rate!r}")
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -140,6 +148,7 @@ _LEAST = {
     "momentum": 0.0,
     "weight_decay": 0.0,
     "evaluate_every": 1,
+    "keep_checkpoints": 1,
     "pictures": 0,
 }
 

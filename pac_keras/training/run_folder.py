@@ -12,6 +12,9 @@ import keras
 
 from pac_keras.training.experiment import ExperimentError, describe
 
+# What a run that was killed at its first moment leaves; it holds nothing of the user's.
+_BEFORE_THE_RUN = {"config.py", "versions.json"}
+_BEFORE_THE_RUN |= {f"{name}.unfinished" for name in (*_BEFORE_THE_RUN, "config.json")}
 _PACKAGES = ("pac_keras", "keras", "tensorflow", "jax", "numpy", "grain", "pillow", "pycocotools")
 
 
@@ -25,7 +28,8 @@ def open_folder(path, resume):
         raise ExperimentError(f"--output {folder}: expected a folder, it is a file")
     if resume and not (folder / "config.json").is_file():
         raise ExperimentError(f"--resume: {folder} holds no run to continue")
-    if not resume and folder.is_dir() and any(folder.iterdir()):
+    started = folder.is_dir() and {path.name for path in folder.iterdir()} - _BEFORE_THE_RUN
+    if not resume and started:
         raise ExperimentError(
             f"--output {folder}: is not empty; choose another folder, or --resume to continue it"
         )
@@ -44,9 +48,15 @@ def write_description(folder, experiment, config):
         for name, value in json.loads(before.read_text()).items():
             if value != now.get(name):
                 print(f"--resume: {name} was {value}, is {now.get(name)}")
-    before.write_text(json.dumps(describe(experiment), indent=2) + "\n")
-    (folder / "config.py").write_text(pathlib.Path(config).read_text())
-    (folder / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+    texts = {
+        "config.py": pathlib.Path(config).read_text(),
+        "versions.json": json.dumps(versions(), indent=2) + "\n",
+        "config.json": json.dumps(describe(experiment), indent=2) + "\n",
+    }
+    for name, text in texts.items():  # the last one makes it a run that can be resumed
+        temporary = folder / f"{name}.unfinished"
+        temporary.write_text(text)
+        os.replace(temporary, folder / name)
 
 
 def versions():

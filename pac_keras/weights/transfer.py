@@ -2,7 +2,8 @@
 
 import pathlib
 
-from pac_keras.systems import keras_file
+import keras
+
 from pac_keras.weights.files import ENDINGS
 from pac_keras.weights.mmdet import load_tensors, tensors_of
 from pac_keras.weights.names import names
@@ -37,7 +38,7 @@ def start_from(model, path):
 
 
 def _from_keras(model, path):
-    source = keras_file.load(path, prepared=False)
+    source = keras.models.load_model(path, compile=False)
     if type(source) is not type(model) or len(source.weights) != len(model.weights):
         raise ValueError(
             f"{path}: expected a {type(model).__name__} with {len(model.weights)} variables, as in "

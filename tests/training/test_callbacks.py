@@ -3,14 +3,12 @@ import dataclasses
 import io
 import json
 import math
-import os
 
 import keras
-import numpy as np
 import pytest
 from tiny_system import STEPS, TinyData, TinySystem, experiment, metrics
 
-from pac_keras.training import callbacks, checkpoint
+from pac_keras.training import callbacks
 from pac_keras.training.schedule import make_optimizer
 
 
@@ -49,7 +47,7 @@ def run(folder, model=None, *, epochs=4, state=None, every=1, boundary=True):
         callbacks.StopOnNaN(),
         callbacks.Evaluation(data(), folder, epochs, every, pictures=0, boundary=boundary),
         keras.callbacks.CSVLogger(folder / "log.csv", append=state is not None),
-        callbacks.Checkpoint(folder, state),
+        callbacks.Checkpoint(folder, STEPS, state),
     ]
     history = model.fit(data(), initial_epoch=start, epochs=epochs, callbacks=parts, verbose=0)
     return model, history.history
@@ -81,113 +79,18 @@ def test_without_boundary_its_columns_are_empty(tmp_path, average_precisions):
 @pytest.mark.parametrize("boundary", [True, False])
 def test_the_experiment_decides_about_evaluations(tmp_path, boundary):
     changed = dataclasses.replace(experiment, evaluate_every=3, pictures=5, boundary=boundary)
-    made = callbacks.standard_callbacks(changed, tmp_path, STEPS, data())
+    made = callbacks.standard_callbacks(changed, tmp_path, data(), data())
     (found,) = (one for one in made if isinstance(one, callbacks.Evaluation))
     assert (found.every, found.pictures, found.boundary) == (3, 5, boundary)
 
 
-def test_best_and_last_checkpoint(tmp_path, average_precisions):
-    average_precisions += [0.2, 0.5, 0.5, 0.3]
-    model, _ = run(tmp_path)
-    best = checkpoint.read_state(tmp_path / "model.keras")
-    last = checkpoint.read_state(tmp_path / "last.keras")
-    assert (best.epoch, best.step, last.epoch, last.step) == (3, 3 * STEPS, 4, 4 * STEPS)
-    assert best.best == last.best == {"epoch": 3, "val_mask_AP": 0.5}
-    loaded = keras.models.load_model(tmp_path / "last.keras")
-    for one, other in zip(loaded.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert sorted(os.listdir(tmp_path)) == ["last.keras", "log.csv", "metrics.json", "model.keras"]
-
-
-def test_model_file_is_the_last_epoch_without_evaluation(tmp_path):
-    tiny_model().fit(data(), epochs=2, verbose=0, callbacks=[callbacks.Checkpoint(tmp_path)])
-    assert checkpoint.read_state(tmp_path / "model.keras").epoch == 2
-
-
-def test_resumed_run_equals_an_uninterrupted_one(tmp_path, average_precisions):
-    average_precisions += [0.1, 0.2, 0.3, 0.4] * 2
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "parts").mkdir()
-    whole, history = run(tmp_path / "whole")
-    _, first = run(tmp_path / "parts", epochs=2)
-    parts = tiny_model()
-    parts.set_weights([weight + 1 for weight in parts.get_weights()])
-    state = checkpoint.restore(parts, tmp_path / "parts" / "last.keras")
-    assert state[:3] == (2, 2 * STEPS, {"epoch": 2, "val_mask_AP": 0.2})
-    parts, second = run(tmp_path / "parts", parts, state=state)
-    assert first["loss"] + second["loss"] == history["loss"]  # same data, noise, rate, momentum
-    assert len(set(history["loss"])) == 4
-    for one, other in zip(parts.get_weights(), whole.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-    logs = [(tmp_path / part / "log.csv").read_text() for part in ("whole", "parts")]
-    assert logs[0] == logs[1]
-
-
-def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
-    model = tiny_model()
-    path = tmp_path / "last.keras"
-    assert checkpoint.save(model, path, epoch=1)
-    before = path.read_bytes()
-
-    def write_half(self, temporary):
-        temporary.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(TinySystem, "save", write_half)
-    with pytest.warns(UserWarning, match=r"last.keras was not written.*No space left"):
-        assert not checkpoint.save(model, path, epoch=2)
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["last.keras"]
-
-
-def test_killed_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
-    model = tiny_model()
-    path = tmp_path / "last.keras"
-    assert checkpoint.save(model, path, epoch=1)
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", killed)
-        with pytest.raises(KeyboardInterrupt):
-            checkpoint.save(model, path, epoch=2)
-    assert checkpoint.restore(tiny_model(), path).epoch == 1
-    assert checkpoint.save(model, path, epoch=2)
-    assert os.listdir(tmp_path) == ["last.keras"]  # what was left over is gone
-
-
-def test_killed_between_the_two_files(tmp_path):
-    model = tiny_model()
-    best = {"epoch": 2, "val_mask_AP": 0.5}
-    assert checkpoint.save(model, tmp_path / "model.keras", 1, {"epoch": 1, "val_mask_AP": 0.1})
-    assert checkpoint.save(model, tmp_path / "last.keras", 2, best)
-    again = callbacks.Checkpoint(tmp_path, checkpoint.read_state(tmp_path / "last.keras"))
-    again.on_train_begin()
-    assert checkpoint.read_state(tmp_path / "model.keras").epoch == 2
-
-
-def test_damaged_and_foreign_checkpoints(tmp_path):
-    model = tiny_model()
-    path = tmp_path / "last.keras"
-    model.save(path)
-    with pytest.raises(ValueError, match=r"last.keras: no training.json in it"):
-        checkpoint.restore(model, path)
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"last.keras is damaged .* model.keras"):
-        checkpoint.restore(model, path)
-    with pytest.raises(FileNotFoundError):
-        checkpoint.restore(model, tmp_path / "no.keras")
-
-
 def test_nan_stops_with_every_loss():
-    stop = callbacks.StopOnNaN()
+    stop = callbacks.StopOnNaN(data())
     stop.on_epoch_begin(2)
-    stop.on_train_batch_end(6, {"loss": 1.0})
-    with pytest.raises(
-        FloatingPointError, match=r"epoch 3, step 7: .*loss nan  rpn 0.5.*clip_norm"
-    ):
-        stop.on_train_batch_end(6, {"loss": math.nan, "rpn": 0.5})
+    stop.on_train_batch_end(2, {"loss": 1.0})
+    message = r"epoch 3, step 4: .*loss nan  rpn 0.5; image ids \[23, 23\].*clip_norm"
+    with pytest.raises(FloatingPointError, match=message):
+        stop.on_train_batch_end(3, {"loss": math.nan, "rpn": 0.5})
 
 
 class Terminal(io.StringIO):

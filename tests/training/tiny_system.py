@@ -26,8 +26,11 @@ class TinyData:
     def __len__(self):
         return STEPS
 
-    def batches(self, start_epoch):
-        for position in range(start_epoch * STEPS, 100 * STEPS):
+    def image_ids(self, epoch, step):
+        return [10 * epoch + step] * self.batch_size
+
+    def batches(self, start_epoch, start_step=0):
+        for position in range(start_epoch * STEPS + start_step, 100 * STEPS):
             x = np.random.default_rng([self.seed, position]).random((self.batch_size, 1), "float32")
             yield x, 3 * x
 
@@ -54,11 +57,9 @@ class TinySystem(keras.Model):
     def compile_from_config(self, config):
         self.compile()
 
-    def fit(self, dataset, initial_epoch=0, **kwargs):
-        batches = dataset.batches(initial_epoch)
-        return super().fit(
-            batches, initial_epoch=initial_epoch, steps_per_epoch=len(dataset), **kwargs
-        )
+    def fit(self, dataset, initial_epoch=0, initial_step=0, **kwargs):
+        batches, steps = dataset.batches(initial_epoch, initial_step), len(dataset) - initial_step
+        return super().fit(batches, initial_epoch=initial_epoch, steps_per_epoch=steps, **kwargs)
 
 
 def metrics(mask_ap):
