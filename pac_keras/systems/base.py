@@ -103,9 +103,8 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
             )
         for name, side in zip(("height", "width"), images.pixels.shape[1:3], strict=True):
             if side is not None and side % _STRIDE:
-                raise ValueError(
-                    f"The {name} of `pixels` must be a multiple of {_STRIDE}. Received: {side}"
-                )
+                told = f"The {name} of `pixels` must be a multiple of {_STRIDE}. Received: {side}"
+                raise ValueError(told)
         return self.pyramid(self.backbone(images.pixels, training=training))
 
     def sampling_priority(self, shape):

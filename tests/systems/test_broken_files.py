@@ -116,6 +116,10 @@ CASES = {
         config(config={"new": 3}) | {"metadata.json": edited(keras_version="99.0.0")},
         f"cannot be loaded: Keras 99.0.0 wrote it, and {KERAS} is installed: Unrecognized keyword",
     ),
+    "no version of Keras": (
+        config(config={"new": 3}) | {"metadata.json": edited(keras_version="new")},
+        "cannot be loaded: Keras's version in it: expected a version as 0.1.0, got 'new'; Unrec",
+    ),
     "no preprocessing": (
         config(config={"preprocessing": None}),
         "knows no preprocessing, so pictures cannot be made into its input: fit it, or set",
