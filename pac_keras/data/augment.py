@@ -36,9 +36,13 @@ class Augmentation(NamedTuple):
         sides are up to this many times as long (`expanded_window`); 1 = never.
     crop: a part of the picture that keeps a least IoU with an object (`cropped_window`). Objects
         whose centre is outside are dropped.
+    jitter: (least, most) factor of the size that the picture is resized to, drawn evenly; of what
+        is larger then, a part of the old size is shown (`jittered_window`); empty = 1. Not
+        together with `expand` and `crop`.
 
-    The last three are SSD's (Liu et al. 2016, section 2.2), `expand` with 4. With `keep_ratio`
-    what they make fits into the size that the whole picture would have.
+    `photometric`, `expand` (4) and `crop` are SSD's (Liu et al. 2016, section 2.2), `jitter` with
+    (0.1, 2.0) is the large scale jitter of Ghiasi et al. 2021, section 3.2. With `keep_ratio` what
+    they make fits into the size that the whole picture would have.
     """
 
     flip: float = 0.5
@@ -46,6 +50,7 @@ class Augmentation(NamedTuple):
     photometric: bool = False
     expand: float = 1.0
     crop: bool = False
+    jitter: tuple[float, ...] = ()
 
 
 def augment(sample, preprocessing, augmentation, random):
@@ -66,6 +71,9 @@ def augment(sample, preprocessing, augmentation, random):
         if augmentation.crop:
             window = cropped_window(window, sample, random)
         size = _fitted(window, size) if preprocessing.keep_ratio else size
+        sample = cut(sample, window, size, preprocessing.mean)
+    elif augmentation.jitter:
+        window, size = jittered_window(sample.image.shape[:2], size, augmentation.jitter, random)
         sample = cut(sample, window, size, preprocessing.mean)
     else:
         sample = resize(sample, size)
@@ -165,6 +173,23 @@ def expanded_window(size, largest, random):
     left = int(random.integers(wide - width, endpoint=True))
     top = int(random.integers(high - height, endpoint=True))
     return -left, -top, wide - left, high - top
+
+
+def jittered_window(shape, size, factors, random):
+    """(window, size) for `cut`: the picture larger or smaller by a random factor, within `size`.
+
+    Args:
+        shape, size: (height, width) of the picture, and that it would be resized to.
+        factors: (least, most). Below 1 all of the picture is shown smaller; above, any part of it.
+    """
+    factor = random.uniform(*factors)
+    if factor <= 1:
+        smaller = (max(int(side * factor + 0.5), 1) for side in size)
+        return (0, 0, shape[1], shape[0]), tuple(smaller)
+    high, wide = (max(int(side / factor + 0.5), 1) for side in shape)
+    left = int(random.integers(shape[1] - wide, endpoint=True))
+    top = int(random.integers(shape[0] - high, endpoint=True))
+    return (left, top, left + wide, top + high), tuple(size)
 
 
 def cropped_window(window, sample, random):

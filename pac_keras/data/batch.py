@@ -266,6 +266,12 @@ def _check_changes(preprocessing, augmentation):
     """Raises a ValueError that names what of preprocessing and augmentation does not fit."""
     if augmentation.expand < 1:
         raise ValueError(f"augmentation.expand must be at least 1, got {augmentation.expand}")
+    if augmentation.jitter:
+        factors = augmentation.jitter
+        if len(factors) != 2 or not 0 < factors[0] <= factors[1]:
+            raise ValueError(f"augmentation.jitter must be (least, most) factor, got {factors}")
+        if augmentation.expand > 1 or augmentation.crop:
+            raise ValueError("augmentation.jitter excludes augmentation.expand and crop")
     if augmentation.short_sides and not preprocessing.keep_ratio:
         raise ValueError(
             "augmentation.short_sides needs preprocessing.keep_ratio: without it, the long side "

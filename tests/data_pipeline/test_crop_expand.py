@@ -254,7 +254,7 @@ def test_distort_changes_colours_alone_and_not_always():
 
 
 def test_off_by_default_and_the_same_from_the_same_seed():
-    assert Augmentation() == (0.5, (), False, 1.0, False)
+    assert Augmentation() == (0.5, (), False, 1.0, False, ())
     plain = augment.augment(sample(), BLACK, Augmentation(flip=0), np.random.default_rng(0))
     for field, expected in zip(plain, resize(sample(), (48, 48)), strict=True):
         np.testing.assert_equal(field, expected)
