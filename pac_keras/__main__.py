@@ -1,4 +1,4 @@
-"""The command line: `python -m pac_keras {predict,evaluate,check,convert}`; each has --help."""
+"""The command line: `python -m pac_keras COMMAND`; each has --help."""
 
 import argparse
 import json
@@ -31,6 +31,11 @@ examples:
   python -m pac_keras evaluate model.keras --data shapes
   python -m pac_keras evaluate model.keras --data val.json --images images/ --out metrics.json
   python -m pac_keras evaluate model.onnx --data folder/ --split val --boundary""",
+    "browse": """examples:
+  python -m pac_keras browse configs/pac_r18_folder.py seen.png --data folder/
+  python -m pac_keras browse configs/pac_r18_shapes.py seen.png --field train.size=256
+
+Masks and boxes went through loading, augmentation, resize and the mask grids, as in training.""",
     "check": f"""{_DATA}
 
 examples:
@@ -42,7 +47,6 @@ The exit status is 1 if a picture cannot be read.""",
   python -m pac_keras convert ms_rcnn_r50_caffe_fpn_2x_coco.pth ms.keras --system MaskScoringRCNN \\
       --backbone resnet50_caffe
   python -m pac_keras convert maskrcnn_resnet50_fpn_coco.pth mask.keras --system MaskRCNN
-  python -m pac_keras convert rdsnet_r50_fpn_1x-124f64c3.pth rdsnet.keras --system RDSNet
 
 .pth needs torch (`pip install torch`); .safetensors and .npz do not.""",
 }
@@ -104,6 +108,20 @@ def run_evaluate(options):
     return 0
 
 
+def run_browse(options):
+    """Draws a config's training data as the network will see it."""
+    from pac_keras.training import load_config
+    from pac_keras.training.overrides import apply_overrides, use_data
+    from pac_keras.training.pictures import draw_truth
+
+    config, valid = load_config(options.config), "none" if options.data else None
+    experiment = use_data(config, options.data, options.images, valid)
+    data, _ = apply_overrides(experiment, [f"--{one}" for one in options.field]).build_data()
+    draw_truth(data, options.out, options.count)
+    print(f"{options.out}: {options.count} pictures of {data.source.name}")
+    return 0
+
+
 def run_check(options):
     """Prints what a data set holds."""
     from pac_keras.data.check import check_source
@@ -124,16 +142,15 @@ def run_convert(options):
         raise ValueError(f"{out} is there already")
     model = convert(options.checkpoint, options.system, options.backbone, options.categories)
     model.save(out)
-    print(
-        f"{out}: {options.system}, {model.num_classes} classes, {model.count_params():,} parameters"
-    )
+    counts = f"{model.num_classes} classes, {model.count_params():,} parameters"
+    print(f"{out}: {options.system}, {counts}")
     return 0
 
 
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m pac_keras", description=__doc__)
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    commands = parser.add_subparsers(required=True, metavar="{predict,evaluate,check,convert}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     predict = _command(commands, "predict", run_predict, "find and draw the objects in pictures")
     predict.add_argument("model", help="see below")
@@ -149,19 +166,26 @@ def _parser():
     evaluate.add_argument("--boundary", action="store_true", help="also boundary AP and F (slower)")
     evaluate.add_argument("--out", metavar="FILE", help="write the metrics as json")
 
+    browse = _command(commands, "browse", run_browse, "draw what a config's network will see")
+    browse.add_argument("config", help="a file of configs/")
+    browse.add_argument("out", help="the picture to write, .png or .jpg")
+    browse.add_argument("--count", type=_positive, default=16, metavar="N", help="default 16")
+    browse.add_argument("--data", help="json or folder in the config's place, as of train.py")
+    browse.add_argument("--field", action="append", default=[], metavar="NAME=VALUE", help="of it")
+
     check = _command(commands, "check", run_check, "what a data set holds")
     check.add_argument("data", help="see below")
 
     convert = _command(commands, "convert", run_convert, "a published checkpoint as a .keras file")
-    convert.add_argument(
-        "checkpoint", help=".pth, .safetensors or .npz of mmdetection, its forks, torchvision"
-    )
+    source = ".pth, .safetensors or .npz of mmdetection, its forks, torchvision"
+    convert.add_argument("checkpoint", help=source)
     convert.add_argument("out", help="the .keras file to write")
     convert.add_argument("--system", required=True, help="MaskRCNN, CascadeMaskRCNN, ...")
     convert.add_argument("--backbone", default="resnet50", help="default resnet50")
     convert.add_argument("--categories", metavar="FILE", help="COCO json; default COCO's own")
-    for command in (evaluate, check):
+    for command in (evaluate, browse, check):
         command.add_argument("--images", metavar="DIR", help="pictures of a FILE.json")
+    for command in (evaluate, check):
         command.add_argument("--split", help="default val; of shapes, valid")
         command.add_argument("--limit", type=_positive, metavar="N", help="only N pictures")
         command.add_argument("--seed", type=int, default=0, help="of shapes (default 0)")
@@ -241,10 +265,8 @@ def _predict_file(model, file, overlay, options):
 def _overlay_names(files):
     """A name per picture: its stem, or the whole name where two stems are the same."""
     stems = [file.stem for file in files]
-    return [
-        f"{stem if stems.count(stem) == 1 else file.name}.png"
-        for file, stem in zip(files, stems, strict=True)
-    ]
+    names = [file.stem if stems.count(file.stem) == 1 else file.name for file in files]
+    return [f"{name}.png" for name in names]
 
 
 def _image_ids(files):
@@ -267,9 +289,8 @@ def _write_results(out, model, found, image_ids):
             objects[-1] |= {"category_id": category_id, "segmentation": segmentation}
             result = {"image_id": image_id, "category_id": category_id, "score": score}
             results.append({**result, "segmentation": segmentation})
-        pictures.append(
-            {"file": one.file, "image_id": image_id, "size": list(one.size), "objects": objects}
-        )
+        about = {"file": one.file, "image_id": image_id, "size": list(one.size)}
+        pictures.append(about | {"objects": objects})
     for name, content in (("instances.json", pictures), ("results.json", results)):
         text = json.dumps(content, ensure_ascii=False, indent=1 if content is pictures else None)
         (out / name).write_text(text + "\n", encoding="utf-8")

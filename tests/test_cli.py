@@ -251,3 +251,15 @@ def test_a_model_of_another_kind_is_refused(tmp_path, capsys):
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(path)
     assert cli.main(["evaluate", str(path), "--data", "shapes"]) == 2
     assert "holds a Sequential, not a system" in capsys.readouterr().err
+
+
+def test_browse_draws_what_the_network_will_see(tmp_path, capsys):
+    config, out = "configs/pac_r18_shapes.py", tmp_path / "seen.png"
+    few = ["--field", "train.count=8", "--field", "valid.count=2", "--field", "train.size=96"]
+    assert cli.main(["browse", config, str(out), "--count", "5", *few]) == 0
+    assert "seen.png: 5 pictures of shapes" in capsys.readouterr().out
+    with Image.open(out) as sheet:
+        assert sheet.width > 4 * 400 and sheet.height > 2 * 300  # 4 and 1 below, enlarged
+        assert len(set(sheet.resize((64, 32)).getdata())) > 200
+    assert cli.main(["browse", config, str(out), "--field", "train.sizes=96"]) == 2
+    assert "did you mean 'size'" in capsys.readouterr().err

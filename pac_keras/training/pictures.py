@@ -1,4 +1,4 @@
-"""Pictures of predictions beside the ground truth, as one looks at them during training."""
+"""Pictures of predictions and of the ground truth, as one looks at them before and in training."""
 
 import itertools
 import pathlib
@@ -32,9 +32,24 @@ def draw_predictions(model, dataset, sheet, count, folder=None):
         if folder is not None:
             found.save(pathlib.Path(folder) / f"{image_id}.png")
     if tiles:
-        page = contact_sheet(tiles)
-        page.thumbnail((_WIDEST, 10 * _WIDEST))
-        page.save(sheet, quality=90)
+        _save_sheet(tiles, sheet)
+
+
+def draw_truth(dataset, sheet, count):
+    """Writes a picture, `sheet`: the first `count` pictures that a Dataset gives, with the masks
+    and boxes of its ground truth; of training data, the next epoch's, augmented."""
+    tiles = []
+    for batch, row in itertools.islice(_pictures(dataset), count):
+        truth = truth_instances(batch, row, dataset.categories)
+        picture = restored_picture(batch, row, dataset.preprocessing)
+        tiles.append(draw(picture, truth, scores=False, boxes=True))
+    _save_sheet(tiles, sheet)
+
+
+def _save_sheet(tiles, sheet):
+    page = contact_sheet(tiles)
+    page.thumbnail((_WIDEST, 10 * _WIDEST))
+    page.save(sheet, quality=90)
 
 
 def _pictures(dataset):
