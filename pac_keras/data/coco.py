@@ -7,15 +7,23 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from pac_keras.data import stuff
-from pac_keras.data.annotations import corners, degenerate, read_records, segmentation
+from pac_keras.data.annotations import (
+    as_json,
+    check_numbers,
+    corners,
+    degenerate,
+    read_records,
+    segmentation,
+)
 from pac_keras.data.augment import Augmentation
 from pac_keras.data.batch import Dataset
 from pac_keras.data.frames import run_lengths
-from pac_keras.data.image import Preprocessing, exif_orientation, read_image
+from pac_keras.data.image import MAX_PIXELS, Preprocessing, exif_orientation, read_image
 from pac_keras.data.sample import Category, Sample, drawn_semantic_classes
 from pac_keras.structures import CROWD
 
 _INT32 = 2**31 - 1
+_LONGEST_NAME = 255  # of a file; the system refuses to look for longer ones
 
 
 def coco(
@@ -91,7 +99,7 @@ class CocoSource:
         self.skipped = Counter()
         records = read_records(json)
         self.categories = tuple(
-            Category(key, category["name"])
+            self._category(key, category["name"])
             for key, category in sorted(records["categories"].items())
         )
         self._known = {category.id: label for label, category in enumerate(self.categories)}
@@ -122,10 +130,7 @@ class CocoSource:
             image=image,
             boxes=np.asarray(boxes, "float32").reshape(-1, 4),
             labels=self.labels[index],
-            segmentations=tuple(
-                segmentation(f"{self.name}: annotation {annotation['id']}", annotation, size)
-                for annotation in annotations
-            ),
+            segmentations=tuple(annotation["segmentation"] for annotation in annotations),
             semantic=self.semantic
             and stuff.read_map(Path(self.semantic) / f"{path.stem}.png", size),
             image_id=picture["id"],
@@ -152,14 +157,20 @@ class CocoSource:
             "categories": [category._asdict() for category in self.categories],
         }
 
+    def _category(self, key, name):
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"{self.name}: category {key}: name must be a text, got {name!r}")
+        return Category(key, name)
+
     def _label(self, annotation):
         return CROWD if annotation.get("iscrowd", 0) else self._known[annotation["category_id"]]
 
     def _official(self, annotation, size):
         """The annotation as pycocotools' evaluator wants it."""
-        record = dict(annotation, iscrowd=int(bool(annotation.get("iscrowd", 0))))
+        shape = annotation["segmentation"]
+        crowd = int(annotation.get("iscrowd", 0))
+        record = {**annotation, "iscrowd": crowd, "segmentation": as_json(shape)}
         if "area" not in record:
-            shape = segmentation(f"{self.name}: annotation {annotation['id']}", annotation, size)
             record["area"] = float(mask_utils.area(run_lengths(shape, size)))
         return record
 
@@ -171,22 +182,26 @@ class CocoSource:
                 raise ValueError(f"{self.name}: no picture has the id {unknown[0]} (of `ids`)")
         chosen = sorted(pictures if ids is None else set(ids))[:limit]
         for key in chosen:
-            where, picture = f"{self.name}: picture {key}", pictures[key]
-            if abs(key) > _INT32:
-                raise ValueError(f"{where}: id beyond 32 bits, expected at most {_INT32}")
-            for field in ("height", "width"):
-                if not isinstance(picture[field], int) or picture[field] < 1:
-                    raise ValueError(
-                        f"{where}: {field} must be a positive integer, got {picture[field]!r}"
-                    )
-            if not isinstance(picture["file_name"], str):
-                raise ValueError(
-                    f"{where}: file_name must be a string, got {picture['file_name']!r}"
-                )
-            path = self.folder / picture["file_name"]
-            if not path.exists():
-                raise FileNotFoundError(f"{where}: no such picture file: {path}")
+            self._check_picture(f"{self.name}: picture {key}", pictures[key])
         return [pictures[key] for key in chosen]
+
+    def _check_picture(self, where, picture):
+        """Raises unless the record is as COCO defines it and its file is in place."""
+        if abs(picture["id"]) > _INT32:
+            raise ValueError(f"{where}: id beyond 32 bits, expected at most {_INT32}")
+        for field in ("height", "width"):
+            if type(picture[field]) is not int or picture[field] < 1:
+                raise ValueError(
+                    f"{where}: {field} must be a positive integer, got {picture[field]!r}"
+                )
+        if picture["height"] * picture["width"] > MAX_PIXELS:
+            raise ValueError(f"{where}: height x width must be at most {MAX_PIXELS} pixels")
+        name = picture["file_name"]
+        if not isinstance(name, str):
+            raise ValueError(f"{where}: file_name must be a string, got {name!r}")
+        path = self.folder / name
+        if len(path.name) > _LONGEST_NAME or not path.is_file():
+            raise FileNotFoundError(f"{where}: no such picture file: {str(path)[:300]}")
 
     def _sort_annotations(self, records):
         """Per picture: the annotations to train on, and those left out that have a shape."""
@@ -194,21 +209,24 @@ class CocoSource:
         kept, left_out = [[] for _ in rows], [[] for _ in rows]
         for key, annotation in sorted(records["annotations"].items()):
             where, image_id = f"{self.name}: annotation {key}", annotation["image_id"]
-            if image_id not in records["images"]:
+            category = annotation["category_id"]
+            if type(image_id) is not int or image_id not in records["images"]:
                 raise ValueError(f"{where}: image_id {image_id!r} is not among the images")
-            if annotation["category_id"] not in self._known:
+            if type(category) is not int or category not in self._known:
                 raise ValueError(
-                    f"{where}: category_id {annotation['category_id']!r} is not among "
-                    f"the categories {sorted(self._known)}"
+                    f"{where}: category_id {category!r} is not among "
+                    f"the categories {str(sorted(self._known))[:200]}"
                 )
             if image_id not in rows:
                 continue
+            check_numbers(where, annotation)
             row = rows[image_id]
             shape = self._usable_shape(where, annotation)
             if shape is None:
                 continue
-            annotation = dict(annotation, segmentation=shape)
-            reason = degenerate(where, annotation, self.sizes[row])
+            shape = segmentation(where, shape, self.sizes[row])
+            annotation = {**annotation, "segmentation": shape}
+            reason = degenerate(annotation, self.sizes[row])
             if reason:
                 self.skipped[reason] += 1
             (left_out if reason else kept)[row].append(annotation)
@@ -227,7 +245,7 @@ class CocoSource:
                 f"{where}: segmentation must be a list of polygons (lists of x, y, x, y, ...) or "
                 f"run lengths, got {str(shape)[:60]}"
             )
-        polygons = [polygon for polygon in shape if len(polygon) >= 6]
+        polygons = [p for p in shape if len(p) >= 6 or any(isinstance(x, list) for x in p)]
         if len(polygons) < len(shape):
             self.skipped["polygon with < 6 numbers"] += len(shape) - len(polygons)
         if not polygons:

@@ -128,78 +128,6 @@ def test_coco_json_is_what_the_evaluator_reads(write_coco, tmp_path):
     assert truth.annToMask(rows[0]).sum() == 20 * 16
 
 
-def first(content, kind):
-    return content[kind][0]
-
-
-WRONG = {
-    "images missing": (lambda c: c.pop("images"), "key 'images' is missing"),
-    "no file_name": (lambda c: first(c, "images").pop("file_name"), r"\(id 7\) has no 'file_name'"),
-    "no bbox": (lambda c: first(c, "annotations").pop("bbox"), r"\(id 11\) has no 'bbox'"),
-    "no name": (lambda c: first(c, "categories").pop("name"), r"\(id 90\) has no 'name'"),
-    "twice": (lambda c: c["annotations"].append(first(c, "annotations")), "unique integer, got 11"),
-    "text id": (lambda c: first(c, "images").update(id="7"), "unique integer, got '7'"),
-    "category": (
-        lambda c: first(c, "annotations").update(category_id=4),
-        r"annotation 11: category_id 4 is not among the categories \[5, 90\]",
-    ),
-    "image_id": (
-        lambda c: first(c, "annotations").update(image_id=8),
-        "annotation 11: image_id 8 is not among the images",
-    ),
-    "short bbox": (
-        lambda c: first(c, "annotations").update(bbox=[1, 2, 3]),
-        r"annotation 11: bbox must be 4 finite numbers, got \[1, 2, 3\]",
-    ),
-    "nan bbox": (
-        lambda c: first(c, "annotations").update(bbox=[1, 2, 3, float("nan")]),
-        "annotation 11: bbox must be 4 finite numbers",
-    ),
-    "area": (lambda c: first(c, "annotations").update(area="x"), "annotation 11: area must be"),
-    "flat polygon": (
-        lambda c: first(c, "annotations").update(segmentation=[1, 2, 3, 4, 5, 6]),
-        "annotation 11: segmentation must be a list of polygons",
-    ),
-    "height": (lambda c: first(c, "images").update(height=0), "picture 7: height must be a pos"),
-    "id": (lambda c: first(c, "images").update(id=2**31), "picture 2147483648: id beyond 32 bits"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_wrong_json_is_refused_with_its_name(write_coco, case):
-    change, message = WRONG[case]
-    if case == "id":
-        change = lambda content: content.update(  # noqa: E731
-            images=[{**first(content, "images"), "id": 2**31}], annotations=[]
-        )
-    with pytest.raises(ValueError, match=rf"truth\.json: .*{message}"):
-        CocoSource(*write_coco(change))
-
-
-SHAPES = {
-    "odd": ([[1, 2, 3, 4, 5, 6, 7]], "annotation 11: polygon must be pairs"),
-    "text": ([[1, 2, 3, 4, 5, "x"]], "annotation 11: polygon must be pairs of numbers"),
-    "nan": ([[1, 2, 3, 4, 5, float("nan")]], "annotation 11: polygon has a coordinate that is not"),
-    "rle size": (
-        {"size": [60, 40], "counts": [2400]},
-        r"annotation 11: run lengths have size \[60, 40\], the picture \[40, 60\]",
-    ),
-    "rle sum": (
-        {"size": [40, 60], "counts": [5, 6]},
-        "annotation 11: run lengths add up to 11, expected 2400",
-    ),
-    "rle counts": ({"size": [40, 60]}, "annotation 11: counts must be a list or a string"),
-}
-
-
-@pytest.mark.parametrize("case", SHAPES)
-def test_wrong_shape_is_refused_when_it_is_read(write_coco, case):
-    shape, message = SHAPES[case]
-    source = CocoSource(*write_coco(lambda c: first(c, "annotations").update(segmentation=shape)))
-    with pytest.raises(ValueError, match=rf"truth\.json: {message}"):
-        source[1]
-
-
 def test_missing_and_broken_files(write_coco, tmp_path):
     json, folder = write_coco()
     with pytest.raises(FileNotFoundError, match=r"none\.json: no such json"):
@@ -219,7 +147,7 @@ def test_missing_and_broken_files(write_coco, tmp_path):
 
 
 def test_picture_of_another_size(write_coco):
-    source = CocoSource(*write_coco(lambda c: first(c, "images").update(height=41)))
+    source = CocoSource(*write_coco(lambda c: c["images"][0].update(height=41)))
     with pytest.raises(
         ValueError, match="height 41, width 60 for picture 7, the file has height 40"
     ):
@@ -232,7 +160,7 @@ def test_exif_orientation_is_named_where_it_contradicts(write_coco):
         exif[0x0112] = orientation
         Image.new("RGB", (60, 40)).save(path, exif=exif)
 
-    json, folder = write_coco(lambda c: first(c, "images").update(height=60, width=40))
+    json, folder = write_coco(lambda c: c["images"][0].update(height=60, width=40))
     save(folder / "seven.png", 6)
     with pytest.raises(ValueError, match=r"seven\.png: .*EXIF orientation is 6 and is not applied"):
         CocoSource(json, folder)[1]

@@ -146,7 +146,7 @@ def test_only_positive_targets_count():
 
 
 def test_quality_of_each_region_s_class_from_the_last_mask():
-    head = MaskQualityHead(3, channels=4, fc_channels=8)
+    head = MaskQualityHead(3, channels=4, fc_channels=32)
     random = np.random.default_rng(0)
     features = random.normal(size=(4, 14, 14, 4)).astype("float32")
     logits = 3 * random.normal(size=(3, 4, 28, 28, 3)).astype("float32")

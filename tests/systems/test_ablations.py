@@ -147,6 +147,14 @@ SLOW = {
     "smooth L1",
     "box losses once",
     "2 stages",
+    "4 stages",
+    "border of width 1",
+    "last scale alone",
+    "SC none, no relay",
+    "T2 not interleaved",
+    "boxes around surer pixels",
+    "T4 mask of stage 1",
+    "MS R-CNN, logits",
 }
 BATCH = tiny.batch((3,), ((64, 96),))
 _REFERENCES = {}

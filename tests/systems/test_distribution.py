@@ -9,7 +9,9 @@ pytest.importorskip("tensorflow")
 import two_devices
 
 
-@pytest.fixture(scope="module", params=tiny.TRACED, ids=lambda system: system.__name__)
+@pytest.fixture(
+    scope="module", params=tiny.traced(tiny.MaskRCNN), ids=lambda system: system.__name__
+)
 def results(request, tmp_path_factory):
     """{"<run>_<what>": {name: array}} of `two_devices.py`."""
     path = tmp_path_factory.mktemp("two_devices") / "results.npz"

@@ -8,7 +8,7 @@ import tiny
 pytest.importorskip("tensorflow")
 
 
-@pytest.fixture(scope="module", params=tiny.TRACED, ids=lambda system: system.__name__)
+@pytest.fixture(scope="module", params=tiny.traced(tiny.PAC), ids=lambda system: system.__name__)
 def fitted(request):
     """A system after an epoch of changing shapes without learning, its History, and the losses.
 

@@ -10,7 +10,9 @@ pytest.importorskip("jax")
 pytest.importorskip("tensorflow")
 
 
-@pytest.fixture(scope="module", params=tiny.TRACED, ids=lambda system: system.__name__)
+@pytest.fixture(
+    scope="module", params=tiny.traced(tiny.MaskRCNN), ids=lambda system: system.__name__
+)
 def results(request, tmp_path_factory):
     """{backend: {"detections", "losses", "weights": {name: array}}}, and "before"."""
     folder = tmp_path_factory.mktemp("backends")

@@ -31,11 +31,17 @@ TWO_STAGE = (MaskRCNN, CascadeMaskRCNN, MaskScoringRCNN, RefineMask, HTC, SCNet,
 ONE_STAGE = (RDSNet, RDSNetS)
 SYSTEMS = (*ONE_STAGE, *TWO_STAGE)
 SEMANTIC = (HTC, SCNet, PAC)  # those with a branch that segments the whole picture
-# Tracing a training step takes half a minute: by default it is done for the largest system alone.
-TRACED = tuple(
-    pytest.param(system, marks=[] if system is PAC else [pytest.mark.slow]) for system in SYSTEMS
-)
 CLASSES, SEMANTIC_CLASSES = 5, 6
+
+
+def traced(default):
+    """Parameters: all systems; to trace a step takes so long that all but one of them are slow."""
+    return [
+        pytest.param(system, marks=[] if system is default else [pytest.mark.slow])
+        for system in SYSTEMS
+    ]
+
+
 COMMON = {
     "backbone": "resnet18",
     "base_channels": 16,  # fewer crash oneDNN's gradient of strided 1x1 convolutions at batch 1

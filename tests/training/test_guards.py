@@ -46,20 +46,30 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:2000])
 
 
-def fit(dataset, epochs=1):
+@pytest.fixture(scope="module")
+def traced():
+    """A model for all tests: to trace its step takes longer than all of them."""
     keras.utils.set_random_seed(0)
     model = MaskRCNN(1, **SIZES)
     model.compile(keras.optimizers.SGD(1e-4))
-    return model.fit(dataset, epochs=epochs, verbose=0, callbacks=[StopOnNaN(dataset)])
+    return model, model.get_weights()
 
 
-def test_a_cut_off_picture_stops_the_run_with_its_name(folder):
+@pytest.fixture
+def fit(traced):
+    """A function: an epoch of a Dataset, from the same weights each time."""
+    model, weights = traced
+    model.set_weights(weights)
+    return lambda data: model.fit(data, verbose=0, callbacks=[StopOnNaN(data)])
+
+
+def test_a_cut_off_picture_stops_the_run_with_its_name(folder, fit):
     cut(folder / "3.jpg")
     with pytest.raises(BadImageError, match=r"3\.jpg: unreadable picture: .*truncated"):
         fit(data(folder))
 
 
-def test_a_cut_off_picture_is_passed_over(folder):
+def test_a_cut_off_picture_is_passed_over(folder, fit):
     cut(folder / "3.jpg")
     dataset = data(folder, on_bad_image="skip")
     with pytest.warns(UserWarning, match=r"passed over, 1 so far: .*3\.jpg: unreadable"):
@@ -96,7 +106,7 @@ def test_another_choice_is_refused(folder):
         data(folder, on_bad_image="ignore")
 
 
-def test_a_box_that_is_no_number_is_found_by_its_picture(folder):
+def test_a_box_that_is_no_number_is_found_by_its_picture(folder, fit):
     dataset = data(folder)
     read, planted = dataset.source.__class__.__getitem__, 104
 
