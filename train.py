@@ -21,10 +21,11 @@ from pac_keras.data.bad_images import BadImageError
 from pac_keras.evaluation.coco import evaluate_dataset
 from pac_keras.evaluation.report import plot_log, write_metrics
 from pac_keras.training import checkpoint, run_folder
-from pac_keras.training.callbacks import standard_callbacks
-from pac_keras.training.devices import device_scope
+from pac_keras.training.callbacks import StopOnNaN, standard_callbacks
+from pac_keras.training.devices import Devices
 from pac_keras.training.experiment import ExperimentError, load_config
 from pac_keras.training.interrupts import Interrupted, interrupts
+from pac_keras.training.memory import RecycleMemory
 from pac_keras.training.overrides import apply_overrides, use_data
 from pac_keras.training.pictures import draw_predictions
 from pac_keras.training.schedule import make_optimizer
@@ -51,17 +52,22 @@ def main():
         places = options.data, options.images, options.valid, options.valid_images
         experiment = apply_overrides(use_data(experiment, *places), overrides)
         output = options.output or pathlib.Path("runs") / pathlib.Path(options.config).stem
-        folder = run_folder.open_folder(output, options.resume)
+        devices = Devices(experiment.batch_size)
+        folder = run_folder.open_folder(output, options.resume, devices.chief)
         keras.utils.set_random_seed(experiment.seed)
         keras.config.set_dtype_policy(experiment.precision)
         train, valid = experiment.build_data()
-        with device_scope(experiment.batch_size):
+        with devices.scope():
             model = build(experiment, train)
             state = continued(model, folder, train) if options.resume else None
     except (ExperimentError, FileNotFoundError) as error:
         parser.error(str(error))
-    run_folder.write_description(folder, experiment, options.config)
     try:
+        if not devices.chief:
+            fit_beside_the_chief(experiment, model, train, state)
+            devices.wait_for_all()
+            return
+        run_folder.write_description(folder, experiment, options.config)
         fit(experiment, model, train, valid, folder, state)
     except Interrupted as message:
         print(message)
@@ -70,6 +76,7 @@ def main():
         reason = str(error).partition("\n")[0]  # Grain appends a remark of its own
         sys.exit(f"train.py: {reason}\n{folder} keeps its checkpoints; --resume continues the run")
     print(finish(experiment, model, valid, folder))
+    devices.wait_for_all()
 
 
 def build(experiment, train):
@@ -93,17 +100,27 @@ def load_start(model, weights):
 
 
 def fit(experiment, model, train, valid, folder, state):
-    """Trains `model`, from `state` where there is one; its epoch is finished first."""
+    """Trains `model` and writes the run's folder."""
     run_folder.cut_log(folder / "log.csv", state.epoch if state else 0)
     with interrupts() as asked:
         callbacks = standard_callbacks(experiment, folder, train, valid, state, asked)
-        options = {"callbacks": callbacks, "verbose": 0}
-        start = state.epoch if state else 0
-        if state and state.epoch_step:
-            rest = {"initial_epoch": start, "initial_step": state.epoch_step, "epochs": start + 1}
-            model.fit(train, **rest, **options)
-            start += 1
-        model.fit(train, initial_epoch=start, epochs=experiment.epochs, **options)
+        run_epochs(experiment, model, train, state, callbacks)
+
+
+def fit_beside_the_chief(experiment, model, train, state):
+    """Trains `model` as one of several workers, which writes nothing."""
+    run_epochs(experiment, model, train, state, [RecycleMemory(), StopOnNaN(train, state)])
+
+
+def run_epochs(experiment, model, train, state, callbacks):
+    """Keras's `fit`, from `state` where there is one; its epoch is finished first."""
+    options = {"callbacks": callbacks, "verbose": 0}
+    start = state.epoch if state else 0
+    if state and state.epoch_step:
+        rest = {"initial_epoch": start, "initial_step": state.epoch_step, "epochs": start + 1}
+        model.fit(train, **rest, **options)
+        start += 1
+    model.fit(train, initial_epoch=start, epochs=experiment.epochs, **options)
 
 
 def continued(model, folder, train):

@@ -1,5 +1,7 @@
 """Fixtures for all tests."""
 
+import contextlib
+import socket
 from pathlib import Path
 
 import keras
@@ -25,3 +27,17 @@ def reference():
         return found
 
     return under
+
+
+@pytest.fixture
+def free_ports():
+    """Function: count -> port numbers of this machine that nothing listens on."""
+
+    def find(count):
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+            for one in sockets:
+                one.bind(("localhost", 0))
+            return [one.getsockname()[1] for one in sockets]
+
+    return find

@@ -1,5 +1,6 @@
 """Batches of padded numbers from a source of samples."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -98,20 +99,22 @@ class Dataset:
         self._epoch += self.training
         return self.batches(epoch, 1)
 
-    def batches(self, start_epoch=0, epochs=None, workers=0, start_step=0):
+    def batches(self, start_epoch=0, epochs=None, workers=0, start_step=0, part=(0, 1)):
         """numpy `structures.Batch` of `epochs` epochs (None = without end).
 
         Args:
             start_epoch, start_step: position to start from. The batches of an epoch depend on
                 `seed` and its number alone.
             workers: processes that read; 0 = two threads of this one.
+            part: (number, count): only that part of each batch's pictures is read, for one of
+                `count` processes that train together.
         """
         import grain  # takes as long as all else here together: it imports jax where there is one
 
         steps = len(self)
         stop = start_epoch + (_FOREVER if epochs is None else epochs)
         plan = range(start_epoch * steps + start_step, stop * steps)
-        reader = grain.MapDataset.source(plan).map(self._batch)
+        reader = grain.MapDataset.source(plan).map(functools.partial(self._batch, part=part))
         options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
         reader = reader.to_iter_dataset(options)
         if workers:
@@ -230,13 +233,15 @@ class Dataset:
         random.shuffle(indices)
         return indices
 
-    def _batch(self, number):
-        """Batch `number`, counted from the first epoch on."""
+    def _batch(self, number, part=(0, 1)):
+        """Part `part` of batch `number`, counted from the first epoch on."""
         epoch, step = divmod(number, len(self))
         group = self._plan(epoch if self.training else 0)[step]
+        size = len(group.indices) // part[1]
+        rows = slice(part[0] * size, (part[0] + 1) * size)
         samples = [
             self._sample(index, epoch, copy)
-            for index, copy in zip(group.indices, group.copies, strict=True)
+            for index, copy in zip(group.indices[rows], group.copies[rows], strict=True)
         ]
         layout = Layout(self.max_objects, self.num_classes, self.frame)
         return collate(samples, group.canvas, self.preprocessing, layout)

@@ -17,14 +17,18 @@ from pac_keras.backbone.resnet import ResNet
 from pac_keras.choices import check_choice
 from pac_keras.structures import Batch, GroundTruth, Images
 from pac_keras.systems.feed import feed, is_dataset, original_error
-from pac_keras.systems.jax_steps import JAXSteps
-from pac_keras.systems.replicas import over_replicas
+from pac_keras.systems.replicas import SharedMean, over_replicas
 from pac_keras.systems.versions import check_version
+
+if keras.backend.backend() == "jax":
+    from pac_keras.systems.jax_steps import JAXSteps as _Steps
+else:
+    from pac_keras.systems.tensorflow_steps import TensorFlowSteps as _Steps
 
 _STRIDE = 32  # of the coarsest backbone map: canvases are multiples of it
 
 
-class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.Model):
+class InstanceSegmenter(_Steps):
     """Base of all systems: backbone, training and test step, saving.
 
     Losses are sums and counts; only this class divides, by the count over all replicas, so that
@@ -86,7 +90,7 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
     def finish(self, *loss_names):
         """Ends a system's `__init__`: creates all variables, and a tracker for each named loss."""
         names = ["loss", *(name for name in loss_names if name)]
-        self.trackers = [keras.metrics.Mean(name=name) for name in names]
+        self.trackers = [SharedMean(name=name) for name in names]
         size = np.full((1, 2), 2 * _STRIDE, "int32")
         self(Images(np.zeros((1, 2 * _STRIDE, 2 * _STRIDE, 3), "float32"), size))
 
@@ -150,7 +154,7 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         if is_dataset(x):
             self._adopt(x)
             kwargs = {"steps_per_epoch": len(x) - initial_step, "shuffle": False} | kwargs
-            x = feed(x, initial_epoch, initial_step, failures)
+            x = feed(x, initial_epoch, initial_step, failures, self._strategy())
         if is_dataset(validation_data):
             kwargs.setdefault("validation_steps", len(validation_data))
             validation_data = feed(validation_data, start_epoch=0)
@@ -170,6 +174,10 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
         if isinstance(x, np.ndarray):
             x = Images(x, np.tile(np.asarray([x.shape[1:3]], "int32"), (len(x), 1)))
         return super().predict(feed(x) if is_dataset(x) else x, *args, **kwargs)
+
+    def _strategy(self):
+        """That of `tf.distribute` which the model was built in; None on JAX."""
+        return getattr(self, "distribute_strategy", None)
 
     def _check_frozen(self):
         known = isinstance(self.backbone, ResNet | PretrainedBackbone)
@@ -231,26 +239,6 @@ class InstanceSegmenter(JAXSteps if keras.backend.backend() == "jax" else keras.
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The total loss of Images `x` with GroundTruth `y`, for Keras's stock steps."""
         return self.mean_losses((x, y), training)[0]
-
-    if keras.backend.backend() == "tensorflow":
-
-        def train_step(self, data):
-            import tensorflow as tf
-
-            with tf.GradientTape() as tape:
-                total, losses = self.mean_losses(data, training=True)
-                scaled = self.optimizer.scale_loss(total)
-            variables = self.trainable_weights
-            sources = [v.value for v in variables]  # zeros are made for TensorFlow's variables only
-            gradients = tape.gradient(scaled, sources, unconnected_gradients="zero")
-            gradients = self._finish_gradients(over_replicas(gradients), variables)
-            # The optimizer sums over the replicas once more.
-            replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            self.optimizer.apply([g / replicas for g in gradients], variables)
-            return self._track(total, losses)
-
-        def test_step(self, data):
-            return self._track(*self.mean_losses(data, training=False))
 
     def get_config(self):
         config = {

@@ -6,19 +6,21 @@ import itertools
 import keras
 
 from pac_keras.structures import Batch, GroundTruth, Images
+from pac_keras.systems.replicas import fed_to_workers, several_workers
 
 
-def feed(dataset, start_epoch=None, start_step=0, failures=None):
+def feed(dataset, start_epoch=None, start_step=0, failures=None, strategy=None):
     """What Keras iterates over: Batches from a step of `start_epoch` on, without end; None = one
     epoch. Errors of reading are also put into the list `failures`: TensorFlow makes others of them.
 
-    On TensorFlow heights and widths are unknown, so that every shape fits one graph.
+    On TensorFlow heights and widths are unknown, so that every shape fits one graph. `strategy` is
+    the model's, of `tf.distribute`: where it spans several workers, each reads its own pictures.
     """
 
-    def batches():
+    def batches(part=(0, 1)):
         epochs = 1 if start_epoch is None else None
         try:
-            yield from dataset.batches(start_epoch or 0, epochs, start_step=start_step)
+            yield from dataset.batches(start_epoch or 0, epochs, start_step=start_step, part=part)
         except Exception as error:
             if failures is not None:
                 failures.append(error)
@@ -30,10 +32,20 @@ def feed(dataset, start_epoch=None, start_step=0, failures=None):
 
     images, truth = (itertools.starmap(tf.TensorSpec, part) for part in dataset.spec())
     spec = Batch(Images(*images), GroundTruth(*truth))
+    if strategy is not None and several_workers(strategy):
+        spec = tf.nest.map_structure(_of_any_batch, spec)
+        return fed_to_workers(batches, spec, dataset.batch_size, strategy)
     options = tf.data.Options()
     options.autotune.enabled = False  # its thread keeps the end of `fit` waiting, up to a minute
     batched = tf.data.Dataset.from_generator(batches, output_signature=spec)
     return batched.prefetch(2).with_options(options)
+
+
+def _of_any_batch(spec):
+    """A TensorSpec whose first dimension is unknown."""
+    import tensorflow as tf
+
+    return tf.TensorSpec([None, *spec.shape[1:]], spec.dtype)
 
 
 @contextlib.contextmanager

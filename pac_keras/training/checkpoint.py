@@ -46,7 +46,7 @@ def state_of(model, epoch, epoch_step=0, steps_per_epoch=0, best=None):
     """The RunState of a `model` that is trained so far."""
     variables = (_random_states(model), _means(model))
     random_states, means = ([_as_list(v) for v in part] for part in variables)
-    position = epoch, epoch_step, steps_per_epoch, int(model.optimizer.iterations)
+    position = epoch, epoch_step, steps_per_epoch, _step(model)
     return RunState(*position, best, random_states, means)
 
 
@@ -131,7 +131,7 @@ def restore(model, path):
     state = read_state(path)
     model.optimizer.build(model.trainable_variables)
     model.load_weights(path)
-    step = int(model.optimizer.iterations)
+    step = _step(model)
     if step != state.step:
         raise ValueError(f"{path}: expected an optimizer at step {state.step}, received {step}")
     _assign(_random_states(model), state.random_states, f"{path}: random states")
@@ -157,6 +157,10 @@ def read_state(path):
         raise ValueError(f"{path}: no {_MEMBER} in it; was it written by train.py?") from error
     except TypeError as error:
         raise ValueError(f"{path}: {_MEMBER} is of another version: {error}") from error
+
+
+def _step(model):
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
 
 
 def _folder(folder):

@@ -18,8 +18,9 @@ _BEFORE_THE_RUN |= {f"{name}.unfinished" for name in (*_BEFORE_THE_RUN, "config.
 _PACKAGES = ("pac_keras", "keras", "tensorflow", "jax", "numpy", "grain", "pillow", "pycocotools")
 
 
-def open_folder(path, resume):
-    """`path` as a pathlib.Path: absent or empty, or with `resume` the folder of a run.
+def open_folder(path, resume, chief=True):
+    """`path` as a pathlib.Path: absent or empty, or with `resume` the folder of a run. Processes
+    that are not the `chief` of a new run write nothing, and may come later than its first files.
 
     Raises ExperimentError where that would overwrite, or where there is nothing to continue.
     """
@@ -29,7 +30,7 @@ def open_folder(path, resume):
     if resume and not (folder / "config.json").is_file():
         raise ExperimentError(f"--resume: {folder} holds no run to continue")
     started = folder.is_dir() and {path.name for path in folder.iterdir()} - _BEFORE_THE_RUN
-    if not resume and started:
+    if chief and not resume and started:
         raise ExperimentError(
             f"--output {folder}: is not empty; choose another folder, or --resume to continue it"
         )

@@ -209,17 +209,21 @@ def dataset(batches, repeat=None):
     )
 
 
-def run_python(arguments, *, backend="tensorflow", timeout=900, **variables):
-    """Standard output of a fresh Python; `variables` of its environment; fails with its errors."""
-    environment = os.environ | {
+def environment(backend="tensorflow", **variables):
+    """Environment of a Python process that finds the project and these tests."""
+    return os.environ | {
         "KERAS_BACKEND": backend,
         "PYTHONPATH": os.pathsep.join([str(_ROOT), str(_HERE)]),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         **variables,
     }
+
+
+def run_python(arguments, *, backend="tensorflow", timeout=900, **variables):
+    """Standard output of a fresh Python; `variables` of its environment; fails with its errors."""
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
-        env=environment,
+        env=environment(backend, **variables),
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -3,6 +3,7 @@
 The devices must be declared before TensorFlow starts, so this runs in a Python of its own.
 """
 
+import pathlib
 import sys
 
 import keras
@@ -12,6 +13,7 @@ import tiny
 from keras import ops
 
 import pac_keras
+from pac_keras.training import checkpoint
 
 RATE, DECAY, CLIP = 0.1, 1e-4, 0.5
 ROWS = 12  # of ground truth: the same in all batches, so that one trace serves them
@@ -47,9 +49,19 @@ def main(name, path):
         model.optimizer.learning_rate = RATE
         results[f"{run}_step"] = last(model.fit(unequal, verbose=0))
         results[f"{run}_weights"] = named_weights(model)
+    results["two_restored"] = restored(double, pathlib.Path(path).parent)
     np.savez(
         path, **{f"{run}:{k}": v for run, values in results.items() for k, v in values.items()}
     )
+
+
+def restored(model, folder):
+    """`named_weights` after a checkpoint was written, the weights spoilt, and the file read."""
+    path = checkpoint.save(model, folder, checkpoint.state_of(model, epoch=1))
+    for variable in model.trainable_variables:
+        variable.assign(2.0 * variable)
+    checkpoint.restore(model, path)
+    return named_weights(model)
 
 
 def compiled(name, **options):

@@ -1,16 +1,20 @@
 """A training run that is killed over and over ends as the run that was left alone.
 
-    python tests/training/kill_test.py FOLDER [--kills 30] [--seed 0]
+    python tests/training/kill_test.py FOLDER [--kills 30] [--seed 0] [--small_disk EMPTY]
 
 Trains a small Mask R-CNN on the CPU to its end (FOLDER/whole), then the same once more
 (FOLDER/killed) with a SIGKILL at random moments: before the first step, within steps, during
 evaluations, and every third while a checkpoint is being written. After each kill it is resumed.
 Prints the kills by what they interrupted, and compares: every row of log.csv as text, every weight
 bit by bit. Then the newest checkpoint is cut off, and has one bit flipped: the one before has to be
-used, and said so. The exit status is 1 if anything differs. Takes about KILLS minutes.
+used, and said so. With --small_disk, an empty folder of a small file system (`mount -t tmpfs -o
+size=64m tmpfs EMPTY`), the run is done there as well, and the disk filled up after its first
+checkpoint: the run has to end with an error that tells so, lose nothing, and go on once there is
+space. The exit status is 1 if anything differs. Takes about KILLS minutes.
 """
 
 import argparse
+import contextlib
 import os
 import pathlib
 import random
@@ -107,13 +111,13 @@ def kill_one(folder, generator, during_save):
 
 
 def weights(folder):
-    """{path: array} of model.keras."""
+    """The arrays of model.keras, in its order; states of random generators are not kept in it."""
     import keras
 
     import pac_keras  # noqa: F401 (registers the systems)
 
     model = keras.models.load_model(folder / "model.keras", compile=False)
-    return {variable.path: np.asarray(variable) for variable in model.variables}
+    return [np.asarray(variable) for variable in model.weights]
 
 
 def differences(whole, killed):
@@ -121,11 +125,8 @@ def differences(whole, killed):
     logs = [(folder / "log.csv").read_text() for folder in (whole, killed)]
     problems = [] if logs[0] == logs[1] else [f"log.csv differs:\n{logs[0]}\n{logs[1]}"]
     one, other = weights(whole), weights(killed)
-    if list(one) != list(other):
-        problems.append("model.keras holds other variables")
-    else:
-        different = [path for path, value in one.items() if not np.array_equal(value, other[path])]
-        problems += [f"model.keras: {path} differs" for path in different]
+    if len(one) != len(other) or not all(map(np.array_equal, one, other)):
+        problems.append("model.keras holds other weights")
     return problems
 
 
@@ -146,6 +147,32 @@ def damage_newest(folder, how):
     return problems + [f"{how}: {one}" for one in differences(folder, other)]
 
 
+def fill_disk(whole, place):
+    """Runs where the disk becomes full, and goes on after that; what leaves to be desired."""
+    folder = whole.with_name("full")  # what the run prints goes to another disk
+    (place / "run").mkdir()
+    folder.symlink_to(place / "run")
+    process = start(folder, resume=False)
+    while process.poll() is None and not newest_step(folder):
+        time.sleep(0.01)
+    filler = place / "filler"
+    with open(filler, "wb", buffering=0) as file:
+        with contextlib.suppress(OSError):
+            while process.poll() is None:
+                file.write(bytes(2**16))
+        kept = {path: path.read_bytes() for path in (folder / "checkpoints").glob("step_*.json")}
+    status, printed = process.wait(), pathlib.Path(f"{folder}.txt").read_text()
+    problems = [] if status else ["ended with status 0"]
+    problems += [] if "No space left on device" in printed else ["did not tell of the full disk"]
+    problems += [] if "--resume continues the run" in printed else ["did not tell how to go on"]
+    lost = [path.name for path, content in kept.items() if path.read_bytes() != content]
+    problems += [f"lost {name}" for name in lost]
+    filler.unlink()
+    finish(folder, resume=True)
+    print(f"disk full after {sorted(path.stem for path in kept)}: status {status}", flush=True)
+    return [f"full disk: {one}" for one in (*problems, *differences(whole, folder))]
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -153,6 +180,7 @@ def main():
     parser.add_argument("folder", type=lambda path: pathlib.Path(path).resolve(), help="new")
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--small_disk", type=lambda path: pathlib.Path(path).resolve())
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
     (options.folder / "config.py").write_text(CONFIG)
@@ -178,6 +206,10 @@ def main():
         found = damage_newest(whole, how)
         problems += len(found)
         print(f"newest checkpoint {how}: {'; '.join(found) or 'the one before was used, same end'}")
+    if options.small_disk:
+        found = fill_disk(whole, options.small_disk)
+        problems += len(found)
+        print(*found or ["full disk: nothing lost, same end"], sep="\n")
     print(f"{kills} kills: {counts}; {problems} problems")
     return 1 if problems else 0
 
