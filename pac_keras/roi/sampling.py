@@ -5,6 +5,7 @@ from keras import ops
 from pac_keras.boxes import box_coverage, box_iou
 from pac_keras.structures import CROWD, PADDING, Matches, Rois
 
+_OBJECTS_AT_ONCE = 16
 _CROWD_COVERAGE = 0.5  # a region with more than this share inside a crowd is not trained on
 
 
@@ -30,33 +31,77 @@ def match(boxes, valid, ground_truth, thresholds, low_quality=None, visible=None
 
     Source: Faster R-CNN's assignment as in Detectron and its successors.
     """
-    is_object = ground_truth.labels >= 0  # [B, G]
-    is_crowd = ops.cast(ground_truth.labels == CROWD, "float32")
-    iou = ops.where(is_object[:, None, :], box_iou(boxes, ground_truth.boxes), -1.0)  # [B, N, G]
-    coverage = box_coverage(boxes if visible is None else visible, ground_truth.boxes)
-    in_crowd = ops.max(coverage * is_crowd[:, None, :], axis=-1)
-    usable = (valid > 0.0) & (in_crowd <= _CROWD_COVERAGE)
-    iou = ops.where(usable[..., None], iou, -1.0)
-    best = ops.max(iou, axis=-1)  # [B, N]
-    objects = ops.cast(ops.argmax(iou, axis=-1), "int32")
-    positive = best >= thresholds[1]
-    if low_quality is not None:
-        best_of_object = ops.max(iou, axis=1, keepdims=True)  # [B, 1, G]
-        if ties:
-            reaches = iou == best_of_object
-        else:
-            row = ops.arange(ops.shape(iou)[1], dtype="int32")[:, None]
-            reaches = row == ops.cast(ops.argmax(iou, axis=1, keepdims=True), "int32")
-        rescued = reaches & (best_of_object >= low_quality)
-        rank = ops.arange(ops.shape(iou)[2], dtype="int32")
-        last = ops.max(ops.where(rescued, rank, -1), axis=-1)
-        objects = ops.where(last >= 0, last, objects)
-        positive = positive | (last >= 0)
+    boxes = ops.stop_gradient(boxes)
+    covered = boxes if visible is None else ops.stop_gradient(visible)
+    usable = (valid > 0.0) & (_in_crowd(covered, valid, ground_truth) <= _CROWD_COVERAGE)
+
+    def overlap_most(state, truth, labels, first):
+        best, objects, last = state
+        iou = ops.where(labels[:, None, :] >= 0, box_iou(boxes, truth), -1.0)
+        iou = ops.where(usable[..., None], iou, -1.0)
+        here = ops.max(iou, axis=-1)
+        row = first + ops.cast(ops.argmax(iou, axis=-1), "int32")
+        if low_quality is not None:
+            last = ops.maximum(last, _last_rescued(iou, low_quality, ties, first))
+        return ops.maximum(best, here), ops.where(here > best, row, objects), last
+
+    nobody = ops.cast(ops.zeros_like(valid), "int32")
+    state = (ops.zeros_like(valid) - 2.0, nobody, nobody - 1)
+    best, objects, last = _fold_objects(overlap_most, state, ground_truth)
+    objects = ops.where(last >= 0, last, objects)
+    positive = (best >= thresholds[1]) | (last >= 0)
     objects = ops.where(positive, objects, 0)
     labels = ops.take_along_axis(ops.cast(ground_truth.labels, "int32"), objects, axis=1)
     unmatched = ops.where(usable & (best < thresholds[0]), NO_OBJECT, PADDING)
     labels = ops.where(positive, labels, unmatched)
     return Matches(objects, labels, ops.cast(positive, "float32"))
+
+
+def _in_crowd(boxes, valid, ground_truth):
+    """Largest share of each region that a crowd covers, `[B, N]`."""
+
+    def cover(state, truth, labels, _):
+        crowd = ops.cast(labels == CROWD, "float32")[:, None, :]
+        return (ops.maximum(state[0], ops.max(box_coverage(boxes, truth) * crowd, axis=-1)),)
+
+    return _fold_objects(cover, (ops.zeros_like(valid),), ground_truth)[0]
+
+
+def _last_rescued(iou, low_quality, ties, first):
+    """The last object whose best region each one is, `[B, N]`, counted from `first`; -1 if none."""
+    best_of_object = ops.max(iou, axis=1, keepdims=True)  # [B, 1, G]
+    if ties:
+        reaches = iou == best_of_object
+    else:
+        row = ops.arange(ops.shape(iou)[1], dtype="int32")[:, None]
+        reaches = row == ops.cast(ops.argmax(iou, axis=1, keepdims=True), "int32")
+    rank = first + ops.arange(ops.shape(iou)[2], dtype="int32")
+    return ops.max(ops.where(reaches & (best_of_object >= low_quality), rank, -1), axis=-1)
+
+
+def _fold_objects(step, state, ground_truth):
+    """The state after `step(state, boxes, labels, first)` for a few objects at a time.
+
+    A matrix of 1,000 objects and the 268,000 anchors of 800 x 1344 pixels would take 1 GB.
+    """
+    boxes, labels = ground_truth.boxes, ground_truth.labels
+    count = labels.shape[1]
+    if count is None or count <= _OBJECTS_AT_ONCE:
+        return step(state, boxes, labels, 0)
+    missing = -count % _OBJECTS_AT_ONCE
+    boxes = ops.pad(boxes, ((0, 0), (0, missing), (0, 0)))
+    labels = ops.pad(labels, ((0, 0), (0, missing)), constant_values=PADDING)
+
+    def body(first, *state):
+        rows = first + ops.arange(_OBJECTS_AT_ONCE, dtype="int32")
+        state = step(state, ops.take(boxes, rows, axis=1), ops.take(labels, rows, axis=1), first)
+        # It takes what is at most 1 from the state, without which TensorFlow would begin with the
+        # next objects before it is done with these.
+        before = ops.cast(ops.min(state[0]), "int32")
+        return ops.maximum(first + _OBJECTS_AT_ONCE, before), *state
+
+    start = ops.zeros((), "int32")
+    return ops.while_loop(lambda first, *_: first < count, body, (start, *state))[1:]
 
 
 NO_OBJECT = 2**30

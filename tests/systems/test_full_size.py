@@ -57,3 +57,33 @@ def test_full_size_step_fits_into_memory(system):
     output = tiny.run_python(["-c", FULL_SIZE_STEP, system], timeout=1800)
     print(output)
     assert 1 < float(output.split()[-1]) < MOST_MEMORY
+
+
+OBJECTS_STEP = """
+import pathlib, sys
+import keras, numpy as np
+import pac_keras, tiny
+
+system, height, width, objects = sys.argv[1], *map(int, sys.argv[2:])
+keras.utils.set_random_seed(0)
+model = getattr(pac_keras, system)(80, "resnet50", frozen_stages=0, norm="batch")
+batch = tiny.batch((objects,), ((height, width),), (height, width))
+model.compile(keras.optimizers.SGD(0.001), clip_norm=10.0)
+history = model.fit(tiny.dataset([batch]), steps_per_epoch=1, verbose=0).history
+assert np.all(np.isfinite(list(history.values()))), history
+assert np.any(model.predict(batch.images, verbose=0).labels >= 0)
+(line,) = (x for x in pathlib.Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
+print(int(line.split()[1]) / 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(512, 512), (800, 1344)])
+@pytest.mark.parametrize("system", ["MaskRCNN", "RDSNet"])
+def test_a_thousand_objects_cost_little_memory(system, size):
+    """Training step and prediction: MB above ten objects."""
+    pytest.importorskip("tensorflow")
+    command = ["-c", OBJECTS_STEP, system, *size]
+    few, many = (float(tiny.run_python([*command, n]).split()[-1]) for n in (10, 1000))
+    print(system, size, few, many)
+    assert many - few <= 200
