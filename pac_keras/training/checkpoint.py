@@ -129,7 +129,8 @@ def restore(model, path):
     not written by `save`, or belongs to another model.
     """
     state = read_state(path)
-    model.optimizer.build(model.trainable_variables)
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
     model.load_weights(path)
     step = _step(model)
     if step != state.step:

@@ -12,7 +12,7 @@ import inspect
 import pathlib
 from collections.abc import Callable
 
-PRECISIONS = ("float32", "mixed_bfloat16")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 class ExperimentError(ValueError):
@@ -39,7 +39,8 @@ class Experiment:
     schedule: "step" or "cosine".
     milestones: epochs after which "step" divides the rate by ten.
     seed: of the weights, of sampling and of the order of the data.
-    precision: a Keras dtype policy: "float32" or "mixed_bfloat16".
+    precision: a Keras dtype policy: "float32", "mixed_bfloat16", or "mixed_float16", where
+        Keras scales the loss and passes over steps whose gradient overflows.
     evaluate_every: epochs between evaluations; the last epoch is always evaluated.
     pictures: validation pictures drawn with their predictions at each evaluation.
     boundary: evaluations also measure boundary AP and F (slower).

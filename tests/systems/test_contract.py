@@ -8,8 +8,10 @@ import pytest
 import tiny
 from keras import ops
 
+from pac_keras import MaskRCNN
 from pac_keras.heads.semantic import semantic_loss
 from pac_keras.structures import CROWD, IGNORED_PIXEL, PADDING
+from pac_keras.training import checkpoint
 
 tf = pytest.importorskip("tensorflow")
 
@@ -299,3 +301,35 @@ def test_mixed_precision_training_step_is_finite(system, half_precision):
     assert all(value.dtype == "float32" for value in after)
     moved = [np.any(a != b) for a, b in zip(after, before, strict=True)]
     assert np.mean(moved) > 0.9
+
+
+@pytest.fixture
+def float16():
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    yield
+    keras.config.set_dtype_policy(policy)
+
+
+def test_float16_passes_over_a_step_whose_gradient_overflows(float16, tmp_path):
+    model = tiny.build(MaskRCNN)
+    model.compile(keras.optimizers.SGD(0.01), clip_norm=10.0, run_eagerly=True)
+    assert model.backbone.compute_dtype == "float16"
+    batch = tiny.tensors(tiny.batch())
+    model.optimizer.build(model.trainable_variables)
+    before = [ops.convert_to_numpy(value) for value in model.trainable_variables]
+    model.optimizer.dynamic_scale.assign(1e30)
+    assert np.isfinite(float(model.train_step(batch)["loss"]))
+    same = [ops.convert_to_numpy(value) for value in model.trainable_variables]
+    assert all(map(np.array_equal, same, before))
+    assert float(model.optimizer.dynamic_scale) < 1e30
+    model.optimizer.dynamic_scale.assign(1024.0)
+    model.train_step(batch)
+    moved = [ops.convert_to_numpy(value) for value in model.trainable_variables]
+    assert np.mean([np.any(a != b) for a, b in zip(moved, before, strict=True)]) > 0.9
+    path = checkpoint.save(model, tmp_path, checkpoint.state_of(model, epoch=1))
+    model.train_step(batch)
+    checkpoint.restore(model, path)
+    restored = [ops.convert_to_numpy(value) for value in model.trainable_variables]
+    assert all(map(np.array_equal, restored, moved))
+    assert float(model.optimizer.dynamic_scale) == 1024.0
