@@ -6,7 +6,7 @@ import itertools
 import keras
 
 from pac_keras.structures import Batch, GroundTruth, Images
-from pac_keras.systems.replicas import fed_to_workers, several_workers
+from pac_keras.systems.replicas import fed_to_workers, prefetched, several_workers
 
 
 def feed(dataset, start_epoch=None, start_step=0, failures=None, strategy=None):
@@ -35,10 +35,7 @@ def feed(dataset, start_epoch=None, start_step=0, failures=None, strategy=None):
     if strategy is not None and several_workers(strategy):
         spec = tf.nest.map_structure(_of_any_batch, spec)
         return fed_to_workers(batches, spec, dataset.batch_size, strategy)
-    options = tf.data.Options()
-    options.autotune.enabled = False  # its thread keeps the end of `fit` waiting, up to a minute
-    batched = tf.data.Dataset.from_generator(batches, output_signature=spec)
-    return batched.prefetch(2).with_options(options)
+    return prefetched(tf.data.Dataset.from_generator(batches, output_signature=spec))
 
 
 def _of_any_batch(spec):

@@ -44,6 +44,15 @@ def fed_to_workers(generate, spec, batch_size, strategy):
     def of_worker(context):
         part = context.input_pipeline_id, context.num_input_pipelines
         batches = tf.data.Dataset.from_generator(lambda: generate(part), output_signature=spec)
-        return batches.rebatch(context.get_per_replica_batch_size(batch_size)).prefetch(2)
+        return prefetched(batches.rebatch(context.get_per_replica_batch_size(batch_size)))
 
     return strategy.distribute_datasets_from_function(of_worker)
+
+
+def prefetched(dataset):
+    """A `tf.data.Dataset` whose next batches are read while a step runs."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread keeps the end of `fit` waiting, up to a minute
+    return dataset.prefetch(2).with_options(options)
