@@ -19,13 +19,8 @@ OWN = {RDSNet: {"norm_groups": 4, "num_convs": 2, "score_threshold": 0.001}}
 OWN |= {RDSNetS: {"box_refinement": "bayes"}}
 
 
-@pytest.mark.parametrize(
-    "system",
-    [
-        pytest.param(RDSNet, marks=pytest.mark.slow, id="RDSNet"),
-        pytest.param(RDSNetS, id="RDSNetS"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("system", OWN, ids=lambda system: system.__name__)
 def test_a_fresh_process_answers_as_predict_does(system, tmp_path):
     keras.utils.set_random_seed(1)
     model = system(5, **SIZES, **OWN[system])

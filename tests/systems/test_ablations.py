@@ -120,48 +120,26 @@ ROWS = {
     "MS R-CNN, boxes rescored": (MaskScoringRCNN, {}, {"rescore": "both"}),
     "MS R-CNN, logits": (MaskScoringRCNN, {}, {"quality_threshold": "logit"}),
 }
-# These differ from a row above only in a number, or repeat HTC's row in PAC.
-SLOW = {
-    "T4 mask of stage 2",
-    "T4 mask of stage 3",
-    "T4 stage 1, no flow",
-    "T4 stage 2, no flow",
-    "T4 stage 3, no flow",
-    "T5 boxes",
-    "T6 weight 1",
-    "T6 weight 2",
-    "T6 weight 3",
-    "T3 no semantic branch",
-    "PAC, not interleaved",
-    "PAC, no flow",
-    "PAC, mask of stage 3",
-    "PAC, boxes",
-    "PAC, weight 0.2",
-    "SC none, no context",
-    "T5 context, weight 1",
-    "T5 context, weight 2",
-    "T5 context, weight 5",
-    "SCNet, semantic weight 1",
-    "fusion parallel",
-    "border of width 3",
-    "smooth L1",
-    "box losses once",
-    "2 stages",
-    "4 stages",
-    "border of width 1",
-    "last scale alone",
-    "SC none, no relay",
-    "T2 not interleaved",
-    "boxes around surer pixels",
-    "T4 mask of stage 1",
-    "MS R-CNN, logits",
+# One or two rows of each system; all of them: python -m pytest -m slow tests/systems/test_ablations.py
+FAST = {
+    "T2 no semantic branch",
+    "T1 PAC without mask quality",
+    "T3 ASPP",
+    "SC naive",
+    "fusion 1x1",
+    "simple head",
+    "T4 direct",
+    "T3 linear combination",
+    "Cascade, relay",
+    "Mask R-CNN, interleaved",
+    "MS R-CNN, boxes rescored",
 }
 BATCH = tiny.batch((3,), ((64, 96),))
 _REFERENCES = {}
 
 
 @pytest.mark.parametrize(
-    "row", [pytest.param(row, marks=[pytest.mark.slow] * (row in SLOW)) for row in ROWS]
+    "row", [pytest.param(row, marks=[pytest.mark.slow] * (row not in FAST)) for row in ROWS]
 )
 def test_switch_changes_something(row):
     system, base, switch = ROWS[row]
@@ -224,6 +202,7 @@ def _differ(found, expected):
     )
 
 
+@pytest.mark.slow
 def test_the_same_arguments_change_nothing():
     """What the rows above are measured against: the comparison sees no difference of its own."""
     for system in tiny.SYSTEMS:
