@@ -120,7 +120,7 @@ ROWS = {
     "MS R-CNN, boxes rescored": (MaskScoringRCNN, {}, {"rescore": "both"}),
     "MS R-CNN, logits": (MaskScoringRCNN, {}, {"quality_threshold": "logit"}),
 }
-# One or two rows of each system; all of them: python -m pytest -m slow tests/systems/test_ablations.py
+# One or two rows of each system; the others: `python -m pytest -m slow tests/systems`.
 FAST = {
     "T2 no semantic branch",
     "T1 PAC without mask quality",
