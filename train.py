@@ -62,20 +62,21 @@ def main():
             state = continued(model, folder, train) if options.resume else None
     except (ExperimentError, FileNotFoundError) as error:
         parser.error(str(error))
-    try:
-        if not devices.chief:
-            fit_beside_the_chief(experiment, model, train, state)
-            devices.wait_for_all()
-            return
+    if devices.chief:
         run_folder.write_description(folder, experiment, options.config)
-        fit(experiment, model, train, valid, folder, state)
+    try:
+        if devices.chief:
+            fit(experiment, model, train, valid, folder, state)
+        else:
+            fit_beside_the_chief(experiment, model, train, state)
     except Interrupted as message:
         print(message)
         return
     except (BadImageError, FloatingPointError, OSError) as error:
         reason = str(error).partition("\n")[0]  # Grain appends a remark of its own
         sys.exit(f"train.py: {reason}\n{folder} keeps its checkpoints; --resume continues the run")
-    print(finish(experiment, model, valid, folder))
+    if devices.chief:
+        print(finish(experiment, model, valid, folder))
     devices.wait_for_all()
 
 

@@ -1,8 +1,10 @@
 import keras
 import numpy as np
+import pytest
 from builders import first, ground_truth, matches, numpy, rois
 from keras import ops
 
+from pac_keras.roi import sampling
 from pac_keras.roi.sampling import NO_OBJECT, match, positives, sample_rois, sample_rows
 from pac_keras.structures import CROWD, PADDING, Matches, Rois
 
@@ -54,6 +56,26 @@ def test_without_ties_an_object_gets_the_first_of_its_best_regions():
     np.testing.assert_array_equal(found.labels, [3, 3, PADDING, NO_OBJECT, 5, PADDING])
     too_low = matched(regions, truth, (0.3, 0.6), low_quality=0.41, ties=False)
     np.testing.assert_array_equal(too_low.labels[2:], [PADDING, NO_OBJECT, PADDING, PADDING])
+
+
+@pytest.mark.parametrize("count", [16, 17, 40, 100])
+@pytest.mark.parametrize("options", [{}, {"low_quality": 0.3}, {"low_quality": 0.3, "ties": False}])
+def test_many_objects_a_few_at_a_time_are_matched_as_all_at_once(monkeypatch, count, options):
+    random = np.random.default_rng(count)
+    corners = random.uniform(0, 100, (2, count + 300, 2))
+    boxes = np.concatenate([corners, corners + random.uniform(2, 40, corners.shape)], -1)
+    labels = random.integers(0, 5, (2, count))
+    labels[:, 3::7], labels[:, 5::11] = CROWD, PADDING
+    objects, regions = boxes[:, :count], boxes[:, count:].astype("float32")
+    objects[:, -1], regions[:, :5] = objects[:, 0], objects[:, :1]  # equal objects, and ties
+    truth = ground_truth(objects, labels)
+    valid = (random.uniform(size=regions.shape[:2]) < 0.9).astype("float32")
+    found = match(regions, valid, truth, (0.3, 0.5), **options)
+    monkeypatch.setattr(sampling, "_OBJECTS_AT_ONCE", count)
+    expected = match(regions, valid, truth, (0.3, 0.5), **options)
+    for name, value in expected._asdict().items():
+        np.testing.assert_array_equal(numpy(getattr(found, name)), numpy(value), err_msg=name)
+    assert len(np.unique(numpy(expected.objects))) > 4
 
 
 def test_of_equal_objects_the_first_is_taken_and_low_quality_gives_the_last():

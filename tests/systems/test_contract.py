@@ -260,12 +260,17 @@ def test_the_data_puts_nothing_into_the_padding():
 # ---- precision -----------------------------------------------------------------------------------
 
 
+def under_policy(name):
+    """What a fixture yields from: models that are built meanwhile have that dtype policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    yield
+    keras.config.set_dtype_policy(before)
+
+
 @pytest.fixture
 def half_precision():
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    yield
-    keras.config.set_dtype_policy(policy)
+    yield from under_policy("mixed_bfloat16")
 
 
 def test_mixed_precision_keeps_boxes_in_float32(two_stage, half_precision):
@@ -305,10 +310,7 @@ def test_mixed_precision_training_step_is_finite(system, half_precision):
 
 @pytest.fixture
 def float16():
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_float16")
-    yield
-    keras.config.set_dtype_policy(policy)
+    yield from under_policy("mixed_float16")
 
 
 def test_float16_passes_over_a_step_whose_gradient_overflows(float16, tmp_path):
